@@ -1,0 +1,56 @@
+"""The table of kinds. One row is all there is to say about a kind of job.
+
+The HTTP union, validation, Celery tasks and queues, CLI sub-commands and the documentation iterate over it.
+Handlers are named by text, so that reading the table imports no torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from vlyard.jobs.conversion import ConversionResult, ConversionSpec
+from vlyard.jobs.inference import InferenceResult, InferenceSpec
+from vlyard.jobs.noop import NoopResult, NoopSpec
+from vlyard.jobs.spec import Result, Spec
+
+
+class Device(StrEnum):
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+class Isolation(StrEnum):
+    THREAD = "thread"  # in the worker's process, beside its warm models; stops where it looks at its context
+    PROCESS = "process"  # in a process group of its own, which can be killed at any moment
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of job: what it takes, what it gives back, where and how it runs."""
+
+    name: str
+    spec: type[Spec]
+    result: type[Result]
+    device: Device
+    handler: str  # "module:function", called with (spec, context), returns the result
+    time_limit: timedelta
+    max_attempts: int
+    isolation: Isolation
+    admin_only: bool = False
+
+
+_HOUR = timedelta(hours=1)
+
+# fmt: off
+_ROWS = (
+    Kind("conversion", ConversionSpec, ConversionResult, Device.CPU, "workers.conversion:run",
+         time_limit=6 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS),
+    Kind("inference", InferenceSpec, InferenceResult, Device.GPU, "workers.inference:run",
+         time_limit=_HOUR / 6, max_attempts=3, isolation=Isolation.THREAD),
+    Kind("noop", NoopSpec, NoopResult, Device.CPU, "workers.noop:run",
+         time_limit=_HOUR, max_attempts=3, isolation=Isolation.THREAD, admin_only=True),
+)
+# fmt: on
+
+KINDS: Mapping[str, Kind] = {row.name: row for row in _ROWS}

@@ -1,0 +1,123 @@
+"""What the API says of jobs and artefacts, and what it is asked. The client reads the same classes."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+
+from vlyard.errors import Blame
+from vlyard.jobs.kinds import KINDS, Device
+from vlyard.jobs.spec import Spec
+from vlyard.jobs.state import State
+
+if TYPE_CHECKING:
+    AnySpec = Spec
+else:  # the union of the table's rows, told apart by `kind`
+    AnySpec = Annotated[Union[tuple(kind.spec for kind in KINDS.values())], Field(discriminator="kind")]  # noqa: UP007
+
+POOL_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Submission(BaseModel):
+    """A job to be: what to do, where, and how urgently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec: AnySpec
+    pool: str = Field("default", pattern=POOL_PATTERN, description="The pool of workers that shall run it.")
+    priority: int = Field(0, ge=-100, le=100, description="Higher goes first among your team's jobs.")
+
+
+class Failure(_View):
+    """Why a job, or one attempt of it, failed."""
+
+    code: str = Field(description="What programs compare.")
+    message: str = Field(description="What people read.")
+    blame: Blame
+    complaints: tuple[str, ...] = Field((), description="Where exactly, and what to do about it.")
+
+
+class Attempt(_View):
+    """One try at a job by one worker."""
+
+    number: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: Literal["succeeded", "failed", "cancelled", "lost"] | None = None
+    error: Failure | None = None
+
+
+class Progress(_View):
+    """How far a running job is."""
+
+    fraction: float | None = Field(None, ge=0, le=1)
+    text: str = ""
+
+
+class Job(_View):
+    """A job as the API shows it."""
+
+    id: UUID
+    kind: str
+    state: State
+    pool: str
+    device: Device
+    priority: int
+    spec: SerializeAsAny[Spec] | dict[str, Any]
+    result: dict[str, Any] | None = None
+    error: Failure | None = None
+    progress: Progress | None = None
+    attempt: int = Field(description="The number of the current or last attempt; 0 before the first.")
+    attempts: tuple[Attempt, ...] = ()
+    cancel_requested: bool = False
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class Page(_View):
+    """A slice of a list. `next_cursor` fetches what comes after it, and is null at the end."""
+
+    data: tuple[Job, ...]
+    next_cursor: str | None = None
+
+
+class NewArtefact(BaseModel):
+    """A file about to be uploaded. The upload is refused where its bytes differ from what is said here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[^/\\\x00-\x1f]{1,255}$", description="The file's name, without folders.")
+    bytes: int = Field(ge=0, le=5 * 2**30, description="Its exact length.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="The SHA-256 of its content, in hexadecimal.")
+    media_type: str = Field("application/octet-stream", pattern=r"^[\w.+-]+/[\w.+-]+$", max_length=127)
+
+
+class Upload(_View):
+    """Where to send an artefact's bytes: one PUT with exactly these headers, then `complete`."""
+
+    url: str
+    method: Literal["PUT"] = "PUT"
+    headers: dict[str, str]
+    expires_in: int = Field(description="Seconds until the URL stops working.")
+
+
+class Artefact(_View):
+    """A file that a team uploaded or a job made."""
+
+    id: UUID
+    name: str
+    media_type: str
+    bytes: int
+    sha256: str
+    state: Literal["pending", "ready"]
+    job: UUID | None = None
+    created_at: datetime
+    download_url: str | None = Field(None, description="A short-lived link to the content; absent until it is ready.")
+    upload: Upload | None = Field(None, description="Only in the answer that created the artefact.")

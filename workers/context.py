@@ -1,0 +1,78 @@
+"""What a handler is given besides its specification: its inputs, a scratch folder, and a way to speak.
+
+The same context serves a handler in a thread and one in a child process; only where its words go differs.
+A context knows no database and no queue.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from vlyard.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file in the artefact store, and what its bytes must be."""
+
+    id: UUID
+    name: str
+    media_type: str
+    key: str
+    bytes: int
+    sha256: str
+
+
+class Store(Protocol):
+    """The part of the artefact store that a handler's context needs."""
+
+    def fetch(self, file: StoredFile, path: Path) -> None:
+        """Write the file's content to `path`; raises `Unavailable`, or `InvalidInput` where it was altered."""
+
+    def put(self, key: str, path: Path, media_type: str) -> tuple[int, str]:
+        """Store a file under a key; returns its length in bytes and its SHA-256 in hexadecimal."""
+
+
+@dataclass
+class Context:
+    """One attempt at one job, as its handler sees it."""
+
+    job: UUID
+    attempt: int
+    folder: Path  # scratch space, removed after the attempt
+    inputs: Mapping[UUID, StoredFile]
+    store: Store
+    prefix: str  # the attempt's own place in the store; two attempts never write the same key
+    tell: Callable[[float | None, str], None]  # where progress goes
+    check: Callable[[], None]  # raises `Cancelled` or `TimeLimitExceeded` when it is time to stop
+    published: list[StoredFile] = field(default_factory=list)
+
+    def input(self, artefact: UUID) -> Path:
+        """Download an input artefact of the job; returns the local file, which carries the artefact's name."""
+        file = self.inputs.get(artefact)
+        if file is None:
+            raise InvalidInput(f"the job names no artefact {artefact} as its input")
+        path = self.folder / "inputs" / str(file.id) / file.name
+        if not path.exists():
+            path.parent.mkdir(parents=True)
+            self.store.fetch(file, path)
+        return path
+
+    def publish(self, path: Path, media_type: str, name: str = "") -> UUID:
+        """Store a file as an output of the job; returns its artefact id, to be named in the result."""
+        self.check()
+        name = name or path.name
+        key = f"{self.prefix}/{name}"
+        size, sha256 = self.store.put(key, path, media_type)
+        file = StoredFile(uuid7(), name, media_type, key, size, sha256)
+        self.published.append(file)
+        return file.id
+
+    def progress(self, fraction: float | None, text: str = "") -> None:
+        """Say how far the attempt is: a fraction of 1, or None where that is unknown. Also looks for a stop."""
+        self.check()
+        self.tell(fraction, text)
