@@ -13,24 +13,13 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from vlyard.errors import InvalidInput
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file in the artefact store, and what its bytes must be."""
-
-    id: UUID
-    name: str
-    media_type: str
-    key: str
-    bytes: int
-    sha256: str
+from vlyard.files import Stored
 
 
 class Store(Protocol):
     """The part of the artefact store that a handler's context needs."""
 
-    def fetch(self, file: StoredFile, path: Path) -> None:
+    def fetch(self, file: Stored, path: Path) -> None:
         """Write the file's content to `path`; raises `Unavailable`, or `InvalidInput` where it was altered."""
 
     def put(self, key: str, path: Path, media_type: str) -> tuple[int, str]:
@@ -44,12 +33,12 @@ class Context:
     job: UUID
     attempt: int
     folder: Path  # scratch space, removed after the attempt
-    inputs: Mapping[UUID, StoredFile]
+    inputs: Mapping[UUID, Stored]
     store: Store
     prefix: str  # the attempt's own place in the store; two attempts never write the same key
     tell: Callable[[float | None, str], None]  # where progress goes
     check: Callable[[], None]  # raises `Cancelled` or `TimeLimitExceeded` when it is time to stop
-    published: list[StoredFile] = field(default_factory=list)
+    published: list[Stored] = field(default_factory=list)
 
     def input(self, artefact: UUID) -> Path:
         """Download an input artefact of the job; returns the local file, which carries the artefact's name."""
@@ -68,7 +57,7 @@ class Context:
         name = name or path.name
         key = f"{self.prefix}/{name}"
         size, sha256 = self.store.put(key, path, media_type)
-        file = StoredFile(uuid7(), name, media_type, key, size, sha256)
+        file = Stored(uuid7(), name, media_type, key, size, sha256)
         self.published.append(file)
         return file.id
 

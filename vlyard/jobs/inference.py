@@ -16,7 +16,9 @@ class InferenceSpec(Spec):
     image: ArtefactId = Field(description="The picture to ask about.")
     prompt: str = Field(min_length=1, max_length=32_000, description="The question.")
     model: str = Field(
-        "demo", min_length=1, max_length=200, description="`demo`, or a folder's name in the worker's model directory."
+        "demo",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$",
+        description="`demo`, or a folder's name in the worker's model directory.",
     )
     do_sample: bool = Field(True, description="Sample the answer; false takes the likeliest token each time.")
     temperature: float = Field(DEFAULT_TEMPERATURE, gt=0, le=2)
@@ -36,7 +38,9 @@ class DetectedObject(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     label: str
-    bbox_2d: tuple[int, int, int, int] = Field(description="x1, y1, x2, y2 in 0..1000 of the displayed picture.")
+    bbox_2d: tuple[int, int, int, int] = Field(
+        description="x1, y1, x2, y2 in 0..1000 of the displayed picture; what lies outside of it is cut off."
+    )
     bbox_pixels: tuple[float, float, float, float] = Field(description="The same box in pixels.")
     flags: tuple[str, ...] = Field((), description="What the parser mended in this object.")
 
@@ -55,5 +59,5 @@ class InferenceResult(Result):
     dtype: str
     device: str
     warm: bool = Field(description="The model was in memory already.")
-    load_seconds: float
-    generate_seconds: float
+    load_seconds: float = Field(description="What this job waited for the model to be loaded; 0 where it was warm.")
+    generate_seconds: float = Field(description="What the model worked on the answer.")

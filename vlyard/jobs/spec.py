@@ -11,10 +11,12 @@ ArtefactId = Annotated[UUID, Field(description="The id of an artefact of your te
 class Spec(BaseModel):
     """What a job is to do: the HTTP body, the stored JSON and the handler's argument, all three.
 
-    Every kind's specification adds `kind: Literal["<its name>"]`, by which the union is told apart.
+    Every kind's specification narrows `kind` to `Literal["<its name>"]`, by which the union is told apart.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
 
     def inputs(self) -> tuple[UUID, ...]:
         """The artefacts that the job reads: they must be the team's own, and are handed to the worker."""

@@ -1,0 +1,49 @@
+"""The API application, and the process that serves it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import uvicorn
+from fastapi import FastAPI
+
+from api import artefacts, health, jobs, problems
+from api.desk import House
+from api.request_id import RequestIds
+from api.waiting import Waiters
+from control.artefacts import ArtefactStore
+from control.settings import Settings
+from control.wakeup import Bell
+from db.session import Database
+
+
+def make_app(settings: Settings) -> FastAPI:
+    """The application; it opens its connections when it is started."""
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        url = settings.database_url.get_secret_value()
+        database = Database(url, connections=settings.api_connections, role="vlyard-api")
+        house = House(settings, database, ArtefactStore(settings), Bell(url), Waiters(database, url))
+        house.bell.start()
+        await house.waiters.start()
+        app.state.house = house
+        try:
+            yield
+        finally:
+            await house.waiters.stop()
+            house.bell.stop()
+            database.close()
+
+    app = FastAPI(title="VLyard", version=version("vlyard"), lifespan=life)
+    app.add_middleware(RequestIds)
+    problems.install(app)
+    for router in (jobs.router, artefacts.router, health.router):
+        app.include_router(router)
+    return app
+
+
+def serve(settings: Settings) -> None:
+    """Serve the API until the process is told to stop."""
+    app = make_app(settings)
+    uvicorn.run(app, host=settings.api_host, port=settings.api_port, log_level="warning", timeout_graceful_shutdown=5)

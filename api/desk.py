@@ -1,0 +1,101 @@
+"""What an endpoint works with: who asks, one transaction at a time, and a way to wait without holding one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+from uuid import UUID
+
+from fastapi import Depends, Header, Query, Request
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from api.waiting import Waiters
+from control.accounts import Caller, authenticate
+from control.artefacts import ArtefactStore
+from control.settings import Settings
+from control.wakeup import Bell, Channel
+from db.session import Database
+from vlyard.errors import Unauthenticated
+
+Answer = TypeVar("Answer")
+Work = Callable[[Session, Caller], Answer]
+
+LONGEST_WAIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class House:
+    """The connections that one API process holds for its life."""
+
+    settings: Settings
+    database: Database
+    store: ArtefactStore
+    bell: Bell
+    waiters: Waiters
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where one request is served."""
+
+    house: House
+    key: str
+
+    async def run(self, work: Work[Answer]) -> Answer:
+        """Do the work in one transaction, committed before the answer leaves, as the caller whom the key names."""
+        return await run_in_threadpool(self._run, work)
+
+    async def run_and_wake(self, work: Work[Answer], *channels: Channel) -> Answer:
+        """Do the work, and once it is committed wake who listens."""
+        answer = await self.run(work)
+        self.house.bell.strike(*channels)
+        return answer
+
+    async def ended(self, job: UUID, seconds: float) -> None:
+        """Wait for a job's end, for so long at most; the caller must have been allowed to see the job."""
+        if seconds > 0:
+            await self.house.waiters.ended(job, seconds)
+
+    def _run(self, work: Work[Answer]) -> Answer:
+        with self.house.database.transaction() as session:
+            return work(session, authenticate(session, self.key))
+
+
+async def house_of(request: Request) -> House:
+    house: House = request.app.state.house
+    return house
+
+
+async def desk(
+    house: Annotated[House, Depends(house_of)],
+    authorization: Annotated[str, Header(include_in_schema=False)] = "",
+) -> Desk:
+    scheme, _, key = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise Unauthenticated
+    return Desk(house, key.strip())
+
+
+async def wait_seconds(
+    wait: Annotated[
+        float | None, Query(ge=0, le=LONGEST_WAIT_SECONDS, description="Seconds to wait for the job's end.")
+    ] = None,
+    prefer: Annotated[str, Header(description="`wait=<seconds>`, as RFC 7240 has it.")] = "",
+) -> float:
+    """How long the caller wants to wait: the query parameter, else the header."""
+    if wait is not None:
+        return wait
+    for preference in prefer.split(","):
+        name, _, value = preference.strip().partition("=")
+        if name.lower() == "wait" and value.isdigit():
+            return min(float(value), LONGEST_WAIT_SECONDS)
+    return 0.0
+
+
+AtHouse = Annotated[House, Depends(house_of)]
+AtDesk = Annotated[Desk, Depends(desk)]
+Wait = Annotated[float, Depends(wait_seconds)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=255, description="Makes retries safe: the same key and body make one thing."),
+]

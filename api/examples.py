@@ -1,0 +1,27 @@
+"""Requests that the OpenAPI page shows, one for each kind. The tests post them."""
+
+from typing import Any
+
+# Stands for an id that the caller has: the tests put a real one in its place.
+AN_ARTEFACT = "0198c0de-0000-7000-8000-000000000000"
+
+SUBMISSIONS: dict[str, Any] = {
+    "conversion": {
+        "summary": "Turn a zip of pictures and YOLO labels into a grounding dataset",
+        "value": {"spec": {"kind": "conversion", "source": AN_ARTEFACT, "name": "street"}},
+    },
+    "inference": {
+        "summary": "Ask the demo model about a picture",
+        "value": {
+            "spec": {
+                "kind": "inference",
+                "image": AN_ARTEFACT,
+                "prompt": "Detect all objects in the image. Output the bounding boxes in JSON format.",
+            }
+        },
+    },
+    "noop": {
+        "summary": "Do nothing (administrators only)",
+        "value": {"spec": {"kind": "noop", "echo": "hello"}, "priority": 10},
+    },
+}

@@ -1,0 +1,100 @@
+"""/v1/jobs: submit, look, list, cancel."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Query, Response
+from sqlalchemy.orm import Session
+
+from api.desk import AtDesk, Desk, IdempotencyKey, Wait
+from api.examples import SUBMISSIONS
+from api.views import job_row_view, job_view
+from control import lifecycle, submit
+from control.accounts import Caller
+from control.wakeup import Channel
+from db import jobs
+from db.models import Job
+from db.owned import owned_row
+from vlyard.errors import Complaint, InvalidInput
+from vlyard.jobs import view
+from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.state import TERMINAL, State
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+@router.post("", status_code=202, summary="Submit a job")
+async def submit_job(
+    submission: Annotated[view.Submission, Body(openapi_examples=SUBMISSIONS)],
+    desk: AtDesk,
+    wait: Wait,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> view.Job:
+    """Accept a job. With a wait, the answer comes when the job has ended or the time is over."""
+
+    def accept(session: Session, caller: Caller) -> view.Job:
+        return job_row_view(submit.submit(session, caller, submission, idempotency_key))
+
+    job = await desk.run_and_wake(accept, Channel.WORK)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return await _after(desk, job, wait)
+
+
+@router.get("/{job}", summary="Look at a job")
+async def show_job(job: UUID, desk: AtDesk, wait: Wait) -> view.Job:
+    """A job and its attempts. With a wait, the answer comes when the job has ended or the time is over."""
+    return await _after(desk, await desk.run(_look(job)), wait)
+
+
+@router.get("", summary="List jobs, newest first")
+async def list_jobs(
+    desk: AtDesk,
+    state: State | None = None,
+    kind: Annotated[str | None, Query(description=f"One of {', '.join(KINDS)}.")] = None,
+    cursor: Annotated[str | None, Query(description="The `next_cursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> view.Page:
+    """Your team's jobs."""
+    before = _cursor(cursor)
+
+    def read(session: Session, caller: Caller) -> view.Page:
+        rows = jobs.page(session, caller.team, state=state, kind=kind, before=before, limit=limit + 1)
+        more = str(rows[limit - 1].id) if len(rows) > limit else None
+        return view.Page(data=tuple(map(job_row_view, rows[:limit])), next_cursor=more)
+
+    return await desk.run(read)
+
+
+@router.post("/{job}/cancel", status_code=202, summary="Cancel a job")
+async def cancel_job(job: UUID, desk: AtDesk) -> view.Job:
+    """Cancel a job: at once while it waits; a running one as soon as its worker has stopped it."""
+
+    def cancel(session: Session, caller: Caller) -> view.Job:
+        return job_view(session, lifecycle.cancel(session, caller.team, job))
+
+    return await desk.run_and_wake(cancel, Channel.WORK, Channel.ENDED)
+
+
+def _look(job: UUID) -> Any:
+    def look(session: Session, caller: Caller) -> view.Job:
+        return job_view(session, owned_row(session, Job, caller.team, job))
+
+    return look
+
+
+async def _after(desk: Desk, job: view.Job, wait: float) -> view.Job:
+    """The job as it is once it has ended, or after so many seconds."""
+    if wait <= 0 or job.state in TERMINAL:
+        return job
+    await desk.ended(job.id, wait)
+    looked: view.Job = await desk.run(_look(job.id))
+    return looked
+
+
+def _cursor(text: str | None) -> UUID | None:
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        complaint = Complaint("/cursor", f"{text!r} is no cursor", "pass the `next_cursor` of the page before")
+        raise InvalidInput(complaints=[complaint]) from None

@@ -1,0 +1,154 @@
+"""The artefact store: S3, and nothing else that knows boto3.
+
+Four verbs move bytes (`fetch`, `put`, `head`, `delete`), two make links for clients (`upload_link`,
+`download_link`). A missing or slow S3 is `Unavailable`, whatever boto3 calls it.
+"""
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+from boto3.exceptions import S3UploadFailedError
+from botocore.client import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from control.settings import Settings
+from vlyard.errors import InvalidInput, Unavailable
+from vlyard.files import Stored, sha256_of
+
+
+class ArtefactStore:
+    """One bucket."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._bucket = settings.s3_bucket
+        self._region = settings.s3_region
+        self._presign_seconds = settings.presign_seconds
+        self._client = _client(settings, settings.s3_endpoint)
+        self._public = _client(settings, settings.s3_public_url or settings.s3_endpoint)
+
+    def ensure_bucket(self) -> None:
+        """Make the bucket where it is missing, and let browsers use presigned links from any page."""
+        with _translated():
+            try:
+                self._client.head_bucket(Bucket=self._bucket)
+            except ClientError as error:
+                if _status(error) != 404:
+                    raise
+                self._client.create_bucket(Bucket=self._bucket)
+            rule = {
+                "AllowedMethods": ["GET", "HEAD", "PUT"],
+                "AllowedOrigins": ["*"],
+                "AllowedHeaders": ["*"],
+                "ExposeHeaders": ["ETag"],
+            }
+            self._client.put_bucket_cors(Bucket=self._bucket, CORSConfiguration={"CORSRules": [rule]})
+
+    def reachable(self) -> None:
+        """Raises `Unavailable` where the bucket cannot be reached."""
+        with _translated():
+            self._client.head_bucket(Bucket=self._bucket)
+
+    def fetch(self, file: Stored, path: Path) -> None:
+        """Write a file's content to `path`; raises `InvalidInput` where the bytes are not the ones it had."""
+        with _translated():
+            self._client.download_file(self._bucket, file.key, str(path))
+        if sha256_of(path) != file.sha256:
+            raise InvalidInput(f"the content of {file.name} was altered after it was stored: upload it again")
+
+    def put(self, key: str, path: Path, media_type: str) -> tuple[int, str]:
+        """Store a file under a key; returns its length in bytes and its SHA-256 in hexadecimal."""
+        sha256 = sha256_of(path)
+        with _translated():
+            self._client.upload_file(str(path), self._bucket, key, ExtraArgs={"ContentType": media_type})
+        return path.stat().st_size, sha256
+
+    def head(self, key: str) -> tuple[int, str] | None:
+        """The length and SHA-256 (empty where S3 keeps none) of the object under a key; None where there is none."""
+        with _translated():
+            try:
+                answer = self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")
+            except ClientError as error:
+                if _status(error) == 404:
+                    return None
+                raise
+        checksum = answer.get("ChecksumSHA256", "")
+        return answer["ContentLength"], base64.b64decode(checksum).hex()
+
+    def read(self, key: str) -> Iterator[bytes]:
+        """The content of an object, in pieces."""
+        with _translated():
+            body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
+            yield from body.iter_chunks(2**20)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        with _translated():
+            self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def upload_link(self, file: Stored) -> tuple[str, dict[str, str]]:
+        """A URL for one PUT of exactly these bytes, and the headers that the PUT must carry."""
+        checksum = base64.b64encode(bytes.fromhex(file.sha256)).decode()
+        parameters = {
+            "Bucket": self._bucket,
+            "Key": file.key,
+            "ContentLength": file.bytes,
+            "ContentType": file.media_type,
+            "ChecksumSHA256": checksum,
+        }
+        url = self._public.generate_presigned_url("put_object", parameters, ExpiresIn=self._presign_seconds)
+        headers = {
+            "Content-Length": str(file.bytes),
+            "Content-Type": file.media_type,
+            "x-amz-checksum-sha256": checksum,
+        }
+        return url, headers
+
+    def download_link(self, file: Stored) -> str:
+        """A URL that serves a file under its name for a while."""
+        quoted = file.name.replace("\\", "_").replace('"', "_").encode("ascii", "replace").decode()
+        parameters = {
+            "Bucket": self._bucket,
+            "Key": file.key,
+            "ResponseContentType": file.media_type,
+            "ResponseContentDisposition": f'attachment; filename="{quoted}"',
+        }
+        url: str = self._public.generate_presigned_url("get_object", parameters, ExpiresIn=self._presign_seconds)
+        return url
+
+
+def _client(settings: Settings, endpoint: str) -> Any:
+    secret = settings.s3_secret_key.get_secret_value()
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key or None,
+        aws_secret_access_key=secret or None,
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            connect_timeout=5,
+            read_timeout=30,
+            retries={"max_attempts": 3, "mode": "standard"},
+            request_checksum_calculation="when_required",
+        ),
+    )
+
+
+def _status(error: ClientError) -> int:
+    status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (BotoCoreError, S3UploadFailedError) as error:
+        raise Unavailable("the artefact store does not answer") from error
+    except ClientError as error:
+        raise Unavailable(f"the artefact store answered with an error: {error}") from error

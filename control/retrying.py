@@ -1,0 +1,32 @@
+"""Whether an attempt that ended badly is followed by another, and when. Pure: no database, no clock."""
+
+import random
+from dataclasses import dataclass
+
+from vlyard.errors import Blame
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Full jitter: retry n waits anywhere up to base × 2ⁿ seconds, never longer than the cap."""
+
+    base_seconds: float
+    cap_seconds: float
+
+    def delay(self, failures: int, rng: random.Random) -> float:
+        """Seconds to wait after so many failures (from 1)."""
+        return rng.uniform(0, min(self.cap_seconds, self.base_seconds * 2 ** (failures - 1)))
+
+
+def retry_delay(blame: Blame, failures: int, max_attempts: int, backoff: Backoff, rng: random.Random) -> float | None:
+    """Seconds until the next attempt, or None where there is none.
+
+    `failures` counts the attempts that ended badly, this one included.
+    """
+    if blame is Blame.USER or failures >= max_attempts:
+        return None
+    if blame is Blame.LOST:
+        return 0.0  # nothing was wrong with the job: its machine went away
+    if blame is Blame.OOM and failures > 1:
+        return None  # memory ran out twice: the job does not fit
+    return backoff.delay(failures, rng)

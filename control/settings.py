@@ -1,0 +1,62 @@
+"""Every setting of the server side, in one place. `docs/settings.md` lists them, kept true by a test."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from environment variables named `VLYARD_<FIELD>`; an unset field keeps its default."""
+
+    model_config = SettingsConfigDict(env_prefix="VLYARD_", frozen=True, env_ignore_empty=True)
+
+    database_url: SecretStr = Field(
+        SecretStr("postgresql://localhost/vlyard"), description="PostgreSQL 14 or newer, as a libpq URL."
+    )
+    redis_url: SecretStr = Field(
+        SecretStr("redis://localhost:6379/0"), description="Redis 6.2 or newer, or Valkey, as a redis:// URL."
+    )
+    redis_prefix: str = Field("vlyard:", description="Put before every key in Redis, so that a server can be shared.")
+
+    s3_endpoint: str = Field("http://localhost:8333", description="The S3 server, as API and workers reach it.")
+    s3_public_url: str = Field(
+        "", description="The S3 server as clients reach it, for presigned URLs; empty: the same as the endpoint."
+    )
+    s3_access_key: str = Field("", description="The S3 access key id; empty: boto3's own lookup.")
+    s3_secret_key: SecretStr = Field(SecretStr(""), description="The S3 secret key.")
+    s3_bucket: str = Field("vlyard", description="The bucket of all artefacts; made at start where it is missing.")
+    s3_region: str = Field("us-east-1", description="The S3 region.")
+    presign_seconds: int = Field(900, gt=0, description="How long a presigned URL works.")
+
+    api_host: str = Field("127.0.0.1", description="The address that the API listens on.")
+    api_port: int = Field(8080, ge=0, le=65535, description="The port that the API listens on.")
+    api_connections: int = Field(16, ge=1, description="Database connections that one API process keeps.")
+
+    flower_host: str = Field("127.0.0.1", description="The address that Flower listens on.")
+    flower_port: int = Field(5555, ge=0, le=65535, description="The port that Flower listens on.")
+    flower_user: str = Field("vlyard", description="Flower's user.")
+    flower_password: SecretStr = Field(SecretStr(""), description="Flower's password; Flower refuses to start without.")
+
+    lease_seconds: float = Field(
+        30, gt=0, description="How long a claimed attempt lives without a sign of life from its worker."
+    )
+    ring_after_seconds: float = Field(
+        5, gt=0, description="A dispatched job that nobody claimed for this long is rung again."
+    )
+    poll_seconds: float = Field(0.2, gt=0, description="How often the dispatcher looks by itself, wake-ups apart.")
+    retry_base_seconds: float = Field(
+        2, ge=0, description="The first retry waits up to this long, each later twice it."
+    )
+    retry_cap_seconds: float = Field(600, ge=0, description="No retry waits longer than this.")
+    stop_grace_seconds: float = Field(10, ge=0, description="How long a stopped child has before it is killed.")
+
+    models_dir: Path | None = Field(None, description="The folder whose sub-folders are the models that jobs can name.")
+    work_dir: Path | None = Field(None, description="Where attempts keep their scratch folders; default: the system's.")
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """The settings of this process, read once from its environment."""
+    return Settings()

@@ -1,0 +1,259 @@
+"""What is stored: every table, one class each, in the order in which they depend on each other."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from uuid_utils.compat import uuid7
+
+from vlyard.jobs.kinds import Device
+from vlyard.jobs.state import State
+
+
+class Role(StrEnum):
+    MEMBER = "member"  # submits jobs and reads what its team owns
+    ADMIN = "admin"  # that, and everything that concerns more than one team
+
+
+class Outcome(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"  # nobody renewed its lease
+
+
+class ArtefactState(StrEnum):
+    PENDING = "pending"  # its upload has not been completed
+    READY = "ready"  # its bytes are in the store, and are what they were said to be
+
+
+def _by_value(kind: type[StrEnum]) -> Enum:
+    """A text column that holds the enum's values, checked by the database."""
+    return Enum(
+        kind,
+        native_enum=False,
+        length=16,
+        create_constraint=True,
+        name=kind.__name__.lower(),
+        values_callable=lambda members: [member.value for member in members],
+    )
+
+
+class Table(DeclarativeBase):
+    """The parent of every table: naming of constraints, and the types of Python's types."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy reads this plain attribute
+        str: Text,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB(none_as_null=True),
+        list[str]: ARRAY(Text),
+        State: _by_value(State),
+        Role: _by_value(Role),
+        Outcome: _by_value(Outcome),
+        Device: _by_value(Device),
+        ArtefactState: _by_value(ArtefactState),
+    }
+
+
+class Team(Table):
+    """Who owns jobs and artefacts, and among whom the pools are shared."""
+
+    __tablename__ = "teams"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ApiKey(Table):
+    """A key's digest, never the key itself; the visible prefix finds the row."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    team_id: Mapped[UUID] = mapped_column(ForeignKey("teams.id"))
+    prefix: Mapped[str] = mapped_column(unique=True)
+    sha256: Mapped[bytes]
+    role: Mapped[Role]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    revoked_at: Mapped[datetime | None]
+
+
+class Pool(Table):
+    """A set of workers that teams share. Its row is what a dispatcher locks while it decides."""
+
+    __tablename__ = "pools"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Share(Table):
+    """What a team is due of a pool. A team without a row has weight 1 and no limits."""
+
+    __tablename__ = "shares"
+
+    pool: Mapped[str] = mapped_column(ForeignKey("pools.name"), primary_key=True)
+    team_id: Mapped[UUID] = mapped_column(ForeignKey("teams.id"), primary_key=True)
+    weight: Mapped[float] = mapped_column(server_default=text("1"))
+    max_running: Mapped[int | None]
+    max_queued: Mapped[int | None]
+    guaranteed: Mapped[int] = mapped_column(server_default=text("0"))
+
+    __table_args__ = (CheckConstraint("weight > 0", name="weight_is_positive"),)
+
+
+class Worker(Table):
+    """A worker process, from its start to its end; it is alive while its heartbeat is fresh."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    name: Mapped[str]
+    pool: Mapped[str] = mapped_column(ForeignKey("pools.name"))
+    device: Mapped[Device]
+    kinds: Mapped[list[str]]
+    slots: Mapped[int]
+    gpus: Mapped[list[str]]
+    draining: Mapped[bool] = mapped_column(server_default=text("false"))
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    heartbeat_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("ix_workers_alive", "pool", "device", postgresql_where=text("ended_at IS NULL")),)
+
+
+class Job(Table):
+    """A job's whole truth. `attempt` is the fencing token: a write that carries another number is refused."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    team_id: Mapped[UUID] = mapped_column(ForeignKey("teams.id"))
+    kind: Mapped[str]
+    pool: Mapped[str] = mapped_column(ForeignKey("pools.name"))
+    device: Mapped[Device]
+    priority: Mapped[int] = mapped_column(server_default=text("0"))
+    spec: Mapped[dict[str, Any]]
+    state: Mapped[State]
+    attempt: Mapped[int] = mapped_column(server_default=text("0"))
+    max_attempts: Mapped[int]
+    failures: Mapped[int] = mapped_column(server_default=text("0"))  # the attempts that count toward max_attempts
+    worker_id: Mapped[UUID | None] = mapped_column(ForeignKey("workers.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    available_at: Mapped[datetime] = mapped_column(server_default=func.now())  # later than now while backing off
+    dispatched_at: Mapped[datetime | None]
+    rung_at: Mapped[datetime | None]
+    claimed_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    progress: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    last_event: Mapped[int] = mapped_column(server_default=text("0"))  # the sequence number of its newest event
+
+    __table_args__ = (
+        # One index for each question the queue asks, holding only the rows that the question is about.
+        Index(
+            "ix_jobs_queued",
+            "pool",
+            "kind",
+            "team_id",
+            text("priority DESC"),
+            "id",
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index("ix_jobs_dispatched", "rung_at", postgresql_where=text("state = 'dispatched'")),
+        Index("ix_jobs_running", "lease_until", postgresql_where=text("state = 'running'")),
+        Index("ix_jobs_held", "pool", postgresql_where=text("state IN ('dispatched', 'running')")),
+        Index("ix_jobs_team", "team_id", text("id DESC")),
+    )
+
+
+class Attempt(Table):
+    """One try at a job by one worker."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    worker_id: Mapped[UUID] = mapped_column(ForeignKey("workers.id"))
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[Outcome | None]
+    error: Mapped[dict[str, Any] | None]
+    gpu_seconds: Mapped[float] = mapped_column(server_default=text("0"))
+
+
+class JobEvent(Table):
+    """What happened to a job, in order; rows are only ever added."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    type: Mapped[str]
+    data: Mapped[dict[str, Any]]
+
+
+class Artefact(Table):
+    """A file in S3 that a team uploaded or a job made."""
+
+    __tablename__ = "artefacts"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    team_id: Mapped[UUID] = mapped_column(ForeignKey("teams.id"))
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"))
+    attempt: Mapped[int | None]
+    name: Mapped[str]
+    media_type: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+    key: Mapped[str] = mapped_column(unique=True)
+    state: Mapped[ArtefactState]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (Index("ix_artefacts_team", "team_id", text("id DESC")), Index("ix_artefacts_job", "job_id"))
+
+
+class IdempotencyKey(Table):
+    """A request that was carried out, so that its retry gets the same answer instead of a second job."""
+
+    __tablename__ = "idempotency_keys"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    team_id: Mapped[UUID] = mapped_column(ForeignKey("teams.id"))
+    key: Mapped[str]
+    request_sha256: Mapped[str]
+    made: Mapped[UUID]  # the id of the job or artefact that the request made
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (UniqueConstraint("team_id", "key"),)

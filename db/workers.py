@@ -1,0 +1,46 @@
+"""Workers: their rows, which say that they are alive."""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from db.clock import from_now
+from db.models import Pool, Worker
+from vlyard.jobs.kinds import Device
+
+
+def register(
+    session: Session, *, name: str, pool: str, device: Device, kinds: Iterable[str], slots: int, gpus: Iterable[str]
+) -> UUID:
+    """Store a new worker, and its pool where it is the first one there; returns the worker's id."""
+    session.execute(insert(Pool).values(name=pool).on_conflict_do_nothing())
+    worker = Worker(name=name, pool=pool, device=device, kinds=sorted(kinds), slots=slots, gpus=list(gpus))
+    session.add(worker)
+    session.flush()
+    return worker.id
+
+
+def beat(session: Session, worker: UUID) -> None:
+    """Say that the worker is alive."""
+    session.execute(update(Worker).where(Worker.id == worker).values(heartbeat_at=func.now()))
+
+
+def drain(session: Session, worker: UUID) -> None:
+    """Send the worker no more jobs."""
+    session.execute(update(Worker).where(Worker.id == worker).values(draining=True))
+
+
+def end(session: Session, worker: UUID) -> None:
+    """Say that the worker has gone, in good order."""
+    session.execute(update(Worker).where(Worker.id == worker).values(ended_at=func.now()))
+
+
+def living(session: Session, pool: str, fresh_seconds: float) -> list[Worker]:
+    """The pool's workers whose heartbeat is fresh."""
+    query = select(Worker).where(
+        Worker.pool == pool, Worker.ended_at.is_(None), Worker.heartbeat_at > from_now(-fresh_seconds)
+    )
+    return list(session.scalars(query.order_by(Worker.id)))

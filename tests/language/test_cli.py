@@ -1,0 +1,295 @@
+"""The command line as a user runs it: a process of its own, its output, its exit status."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+import vlyard
+from tests.language.small_api import KEY, Fault, SmallApi, problem, serving
+
+Ran = subprocess.CompletedProcess[str]
+PROGRAM = (sys.executable, "-c", "from vlyard.cli.app import main; main()")
+DONE = {"state": "succeeded", "attempt": 1, "result": {"echo": "hello", "attempt": 1}}
+
+
+@pytest.fixture
+def api() -> Iterator[SmallApi]:
+    with serving(SmallApi()) as api:
+        yield api
+
+
+def environment(api: SmallApi | None, **more: str) -> dict[str, str]:
+    reach = {"VLYARD_URL": api.url, "VLYARD_API_KEY": KEY} if api else {}
+    return {name: value for name, value in os.environ.items() if not name.startswith("VLYARD_")} | reach | more
+
+
+def run(api: SmallApi | None, *words: str | Path, stdin: str = "", **more: str) -> Ran:
+    return subprocess.run(
+        [*PROGRAM, *map(str, words)],
+        env=environment(api, **more),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+# --- submitting and following ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("job.json", '{"kind": "noop", "echo": "hello"}'),
+        ("job.yaml", "kind: noop\necho: hello\n"),
+        ("job", "{kind: noop, echo: hello}"),
+    ],
+)
+def test_a_json_or_yaml_file_is_submitted(api: SmallApi, tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+
+    ran = run(api, "submit", tmp_path / name, "--pool", "night", "--priority", "3", "--json")
+
+    shown = json.loads(ran.stdout)
+    (job,) = api.jobs.values()
+    assert (ran.returncode, ran.stderr, shown["id"]) == (0, "", str(job.id))
+    assert (shown["spec"]["echo"], job.pool, job.priority) == ("hello", "night", 3)
+
+
+def test_a_specification_comes_from_standard_input_and_is_followed_to_its_result(api: SmallApi) -> None:
+    half = {"state": "running", "attempt": 1, "progress": {"fraction": 0.5, "text": "half"}}
+    api.life = [{"state": "queued"}, half, DONE]
+
+    ran = run(api, "submit", "-", "--wait", "--json", stdin='{"kind": "noop"}')
+
+    assert ran.returncode == 0
+    assert json.loads(ran.stdout)["result"] == {"echo": "hello", "attempt": 1}
+
+
+def test_a_job_that_failed_fails_the_command_that_waited_for_it(api: SmallApi) -> None:
+    error = {"code": "invalid_input", "message": "It is faulty.", "blame": "user", "complaints": ["a.txt:3: no box"]}
+    job = api.add_job(state="failed", error=error)
+
+    ran = run(api, "wait", str(job.id), "--json")
+
+    assert ran.returncode == 1
+    assert json.loads(ran.stdout)["state"] == "failed"
+    assert ran.stderr.splitlines()[-2:] == [
+        f"error: job {job.id} failed: It is faulty. [invalid_input]",
+        "  a.txt:3: no box",
+    ]
+
+
+def test_waiting_no_longer_than_asked_says_that_the_job_goes_on(api: SmallApi) -> None:
+    ran = run(api, "wait", str(api.add_job().id), "--timeout", "0.2")
+
+    assert ran.returncode == 1
+    assert "is still queued after 0.2 s; it goes on" in ran.stderr
+
+
+def test_control_c_ends_a_command_with_130_and_no_traceback(api: SmallApi) -> None:
+    job = api.add_job()
+    process = subprocess.Popen(
+        [*PROGRAM, "wait", str(job.id)], env=environment(api), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 30
+    while len(api.asked) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert "Traceback" not in out + err
+
+
+# --- looking --------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_listed_in_a_table_with_whole_ids_and_text_that_is_no_markup(api: SmallApi) -> None:
+    job = api.add_job(state="running", progress={"fraction": 0.25, "text": "[red]page 1"})
+    api.add_job(state="failed")
+
+    ran = run(api, "jobs", "--state", "running")
+
+    head, row = ran.stdout.splitlines()
+    assert head.split() == ["ID", "KIND", "STATE", "POOL", "PROGRESS", "CREATED"]
+    assert row.startswith(f"{job.id}  noop  running  default  25% [red]page 1")
+
+
+def test_jobs_as_json_are_one_a_line_and_no_more_than_the_limit(api: SmallApi) -> None:
+    wanted = [str(api.add_job().id) for _ in range(5)]
+
+    ran = run(api, "jobs", "--json", "--limit", "3")
+
+    assert [json.loads(line)["id"] for line in ran.stdout.splitlines()] == wanted[:3]
+
+
+def test_a_job_is_shown_with_its_attempts_and_its_error(api: SmallApi) -> None:
+    error = {"code": "out_of_memory", "message": "Memory ran out.", "blame": "oom"}
+    attempt = {
+        "number": 1,
+        "worker": "gpu-1",
+        "started_at": "2026-01-01T00:00:00Z",
+        "outcome": "failed",
+        "error": error,
+    }
+    job = api.add_job(state="failed", attempt=1, attempts=[attempt], error=error)
+
+    ran = run(api, "job", str(job.id))
+
+    assert ran.returncode == 0
+    assert str(job.id) in ran.stdout
+    assert "failed on gpu-1: Memory ran out." in ran.stdout
+    assert "Memory ran out. [out_of_memory]" in ran.stdout
+
+
+def test_a_job_is_cancelled_once(api: SmallApi) -> None:
+    job = api.add_job()
+
+    first, second = run(api, "cancel", str(job.id)), run(api, "cancel", str(job.id))
+
+    assert (first.returncode, api.jobs[job.id].state) == (0, "cancelled")
+    assert (second.returncode, second.stderr) == (2, f"error: Job {job.id} has ended.\n")
+
+
+def test_a_file_goes_up_and_comes_down_again(api: SmallApi, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("content")
+
+    up = run(api, "upload", tmp_path / "a.txt", "--name", "b.txt", "--json")
+    down = run(api, "download", json.loads(up.stdout)["id"], tmp_path)
+
+    assert (up.returncode, down.returncode) == (0, 0)
+    assert down.stdout.strip() == str(tmp_path / "b.txt")
+    assert (tmp_path / "b.txt").read_text() == "content"
+
+
+# --- errors ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("job.json", '{"kind": "noop",\n oops}', "job.json:2: "),
+        ("job.yaml", "kind: noop\necho: [", "job.yaml:"),
+        ("job.yaml", "kind: dancing", "/kind: there is no kind 'dancing' (kinds are conversion, inference, noop)"),
+        ("job.yaml", "kind: noop\nseconds: -1\nsong: la", "/song: Extra inputs are not permitted"),
+        ("job.yaml", "just words", "is no job"),
+    ],
+)
+def test_a_faulty_specification_is_refused_by_line_or_field_before_it_is_sent(
+    api: SmallApi, tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    (tmp_path / name).write_text(text)
+
+    ran = run(api, "submit", tmp_path / name)
+
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"error: {tmp_path / name} is ")
+    assert said in ran.stderr
+    assert api.asked == []
+
+
+def test_an_error_of_the_api_is_one_line_and_its_complaints_and_the_users_fault_is_2(api: SmallApi) -> None:
+    entry = {"pointer": "/spec/echo", "detail": "is too loud", "fix": "whisper"}
+    api.faults["POST /v1/jobs"] = [Fault(problem(422, "invalid_input", "The job is not valid.", errors=[entry]))]
+
+    ran = run(api, "submit", "-", stdin="kind: noop")
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == "error: The job is not valid.\n  /spec/echo: is too loud (whisper)\n"
+
+
+def test_an_error_of_the_server_is_1_and_names_the_request(api: SmallApi) -> None:
+    api.faults["GET /v1/jobs"] = [Fault(problem(500, "internal", "Something went wrong.", request_id="r-17"))]
+
+    ran = run(api, "jobs")
+
+    assert (ran.returncode, ran.stderr) == (1, "error: Something went wrong.\n  request r-17\n")
+
+
+def test_a_missing_key_a_missing_file_and_an_id_that_is_none_are_the_users_fault(api: SmallApi, tmp_path: Path) -> None:
+    for words, said in (
+        (("jobs",), "VLYARD_API_KEY"),
+        (("submit", tmp_path / "absent.yaml"), "absent.yaml cannot be read: No such file"),
+        (("job", "17"), "valid UUID"),
+    ):
+        ran = run(None, *words)
+        assert (ran.returncode, said in ran.stderr, "Traceback" in ran.stderr) == (2, True, False)
+
+
+# --- the program ----------------------------------------------------------------------------------------------
+
+
+def test_the_installed_program_says_its_version() -> None:
+    program = Path(sys.executable).with_name("vlyard")
+
+    ran = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+
+    assert (ran.returncode, ran.stdout) == (0, f"{vlyard.__version__}\n")
+
+
+def plugin(folder: Path, module: str) -> str:
+    """A distribution that brings a command of its own; returns the search path on which it is installed."""
+    (folder / "plugin_commands.py").write_text(module)
+    installed = folder / "plugin-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text("[vlyard.commands]\nserve = plugin_commands:register\n")
+    return str(folder)
+
+
+COMMAND = """
+def register(app):
+    @app.command()
+    def greet():
+        print("hello from a plugin")
+"""
+
+
+def test_a_command_of_another_distribution_is_found_by_its_entry_point(tmp_path: Path) -> None:
+    ran = run(None, "greet", PYTHONPATH=plugin(tmp_path, COMMAND))
+
+    assert (ran.returncode, ran.stdout) == (0, "hello from a plugin\n")
+
+
+def test_commands_whose_extra_is_not_installed_are_left_out_and_the_help_says_how_to_get_them(tmp_path: Path) -> None:
+    (tmp_path / "flower.py").write_text("raise ModuleNotFoundError(\"No module named 'flower'\", name='flower')")
+    path = plugin(tmp_path, "import flower\n" + COMMAND)
+
+    shown, asked = run(None, "--help", PYTHONPATH=path), run(None, "greet", PYTHONPATH=path)
+
+    assert shown.returncode == 0
+    assert "pip install 'vlyard[server]' adds: serve." in shown.stdout
+    assert asked.returncode == 2
+    assert "No such command 'greet'" in asked.stderr
+
+
+def test_a_command_that_is_broken_otherwise_is_not_hidden(tmp_path: Path) -> None:
+    ran = run(None, "--help", PYTHONPATH=plugin(tmp_path, "import a_module_that_nobody_promised\n" + COMMAND))
+
+    assert ran.returncode == 1
+    assert "a_module_that_nobody_promised" in ran.stderr
+
+
+def test_every_command_explains_itself() -> None:
+    shown = run(None, "--help", COLUMNS="200").stdout.splitlines()
+
+    for command in ("submit", "jobs", "job", "wait", "cancel", "upload", "download", "convert"):
+        (line,) = (line for line in shown if line.strip("│ ").split()[:1] == [command])
+        assert line.strip("│ ").endswith(".")
+
+
+def test_an_unknown_job_is_not_found(api: SmallApi) -> None:
+    ran = run(api, "job", str(uuid4()))
+
+    assert (ran.returncode, ran.stderr.startswith("error: There is no job")) == (2, True)

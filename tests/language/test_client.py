@@ -1,0 +1,523 @@
+"""The client against a real HTTP server: what it sends, what it makes of answers, and how it goes on after faults."""
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.language.small_api import KEY, Fault, Reply, SmallApi, problem, serving
+from vlyard import Client, Job, NoopResult, NoopSpec
+from vlyard.client.patience import retry_after
+from vlyard.client.problems import BY_CODE, error_of
+from vlyard.client.transfer import media_type
+from vlyard.errors import (
+    Cancelled,
+    Complaint,
+    Conflict,
+    IdempotencyMismatch,
+    InvalidInput,
+    JobFailed,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+    UserError,
+    VLyardError,
+    WaitTimeout,
+)
+
+BUSY = Fault(Reply(503, headers={"Retry-After": "1"}))
+DROPPED = Fault(cut_after=10)  # the request was carried out, and its answer is lost half way
+DONE = {"state": "succeeded", "attempt": 1, "result": {"echo": "hello", "attempt": 1}}
+
+
+@pytest.fixture
+def api() -> Iterator[SmallApi]:
+    with serving(SmallApi()) as api:
+        yield api
+
+
+@pytest.fixture
+def client(api: SmallApi) -> Iterator[Client]:
+    with Client(api.url, KEY, timeout=8) as client:
+        yield client
+
+
+def keys(api: SmallApi, path: str = "/v1/jobs") -> list[str]:
+    return [asked.headers["Idempotency-Key"] for asked in api.asked if (asked.method, asked.path) == ("POST", path)]
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------
+
+
+def test_a_submission_carries_the_spec_the_pool_the_priority_and_the_key_and_gives_the_job(
+    api: SmallApi, client: Client
+) -> None:
+    job = client.submit(NoopSpec(echo="hello"), pool="night", priority=7, wait=1.5)
+
+    sent = api.asked[0]
+    assert httpx.Response(200, content=sent.body).json() == {
+        "spec": {"kind": "noop", "seconds": 0.0, "fail": "", "fail_transiently": 0, "echo": "hello"},
+        "pool": "night",
+        "priority": 7,
+    }
+    assert sent.headers["Authorization"] == f"Bearer {KEY}"
+    assert sent.query == {"wait": "1.5"}
+    assert (job.id in api.jobs, job.pool, job.priority) == (True, "night", 7)
+
+
+def test_a_run_gives_the_result_as_its_kinds_own_class_and_tells_each_change_once(
+    api: SmallApi, client: Client
+) -> None:
+    half = {"state": "running", "attempt": 1, "progress": {"fraction": 0.5, "text": "half"}}
+    api.life = [{"state": "queued"}, half, half, DONE]
+    seen: list[Job] = []
+
+    result = client.run(NoopSpec(echo="hello"), on_progress=seen.append)
+
+    assert result == NoopResult(echo="hello", attempt=1)
+    assert [job.state for job in seen] == ["queued", "running", "succeeded"]
+
+
+def test_a_result_with_a_field_of_a_younger_server_is_read_without_it(api: SmallApi, client: Client) -> None:
+    job = api.add_job(state="succeeded", result={"echo": "hello", "attempt": 1, "invented_later": 3})
+
+    assert client.result(client.job(job.id)) == NoopResult(echo="hello", attempt=1)
+
+
+def test_the_result_of_a_failed_job_is_its_error_with_every_complaint(api: SmallApi, client: Client) -> None:
+    said = ("labels/7.txt:3: class 9 is not in data.yaml (add its name)", "labels/8.txt:1: five numbers expected")
+    error = {"code": "invalid_input", "message": "Two lines are faulty.", "blame": "user", "complaints": said}
+    job = api.add_job(state="failed", attempt=1, error=error)
+
+    with pytest.raises(JobFailed, match=r"Two lines are faulty\. \[invalid_input\]") as caught:
+        client.result(client.wait(job.id))
+
+    assert tuple(map(str, caught.value.complaints)) == said
+    assert caught.value.complaints[0].where == "labels/7.txt:3"
+
+
+def test_a_cancelled_job_has_no_result_and_cannot_be_cancelled_again(api: SmallApi, client: Client) -> None:
+    job = api.add_job()
+
+    cancelled = client.cancel(job.id)
+
+    assert cancelled.state == "cancelled"
+    with pytest.raises(Cancelled):
+        client.result(cancelled)
+    with pytest.raises(Conflict, match="has ended"):
+        client.cancel(job.id)
+
+
+def test_a_running_job_has_no_result_yet(api: SmallApi, client: Client) -> None:
+    job = api.add_job(state="running")
+
+    with pytest.raises(Conflict, match="wait for its end"):
+        client.result(client.job(job.id))
+
+
+def test_waiting_ends_with_the_callers_timeout_and_the_job_goes_on(api: SmallApi, client: Client) -> None:
+    job = api.add_job()
+
+    with pytest.raises(WaitTimeout, match=r"still queued after 0\.3 s"):
+        client.wait(job.id, timeout=0.3)
+
+    assert api.jobs[job.id].state == "queued"
+
+
+def test_all_jobs_of_all_pages_are_listed_and_the_filter_goes_with_every_page(api: SmallApi, client: Client) -> None:
+    wanted = [api.add_job(state="failed").id for _ in range(5)]
+    api.add_job(state="running")
+
+    listed = [job.id for job in client.jobs(state="failed")]
+
+    assert listed == wanted
+    assert [asked.query.get("state") for asked in api.asked] == ["failed"] * 3
+
+
+# --- answers that are errors ----------------------------------------------------------------------------------
+
+
+def test_a_problem_document_becomes_the_error_of_its_code_with_every_complaint(api: SmallApi, client: Client) -> None:
+    entry = {"pointer": "/spec/prompt", "detail": "is empty", "fix": "ask something"}
+    api.faults["POST /v1/jobs"] = [Fault(problem(422, "invalid_input", "The job is not valid.", errors=[entry]))]
+
+    with pytest.raises(InvalidInput) as caught:
+        client.submit(NoopSpec())
+
+    assert caught.value.message == "The job is not valid."
+    assert caught.value.complaints == (Complaint("/spec/prompt", "is empty", "ask something"),)
+
+
+def test_every_code_of_the_error_tree_comes_back_as_its_own_class() -> None:
+    request = httpx.Request("GET", "http://vlyard.test/")
+    for code, kind in BY_CODE.items():
+        said = problem(422, code, "so it is")
+        reply = httpx.Response(said.status, headers=dict(said.headers), content=said.body, request=request)
+        assert type(error_of(reply)) is kind
+    assert BY_CODE["idempotency_mismatch"] is IdempotencyMismatch
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(418, UserError), (500, VLyardError), (501, VLyardError), (502, Unavailable)]
+)
+def test_a_reply_that_is_no_problem_document_is_judged_by_its_status(status: int, kind: type[VLyardError]) -> None:
+    request = httpx.Request("GET", "http://vlyard.test/v1/jobs?secret=1")
+    page = httpx.Response(status, html="<h1>nginx</h1>", request=request)
+    unknown = httpx.Response(status, json={"code": "invented_later", "detail": "so it is"}, request=request)
+
+    assert type(error_of(page)) is kind
+    assert str(error_of(page)).startswith(f"GET http://vlyard.test/v1/jobs answered {status}")
+    assert type(error_of(unknown)) is kind
+    assert str(error_of(unknown)) == "so it is"
+
+
+def test_an_error_of_the_server_names_its_request_for_whoever_reads_the_log(api: SmallApi, client: Client) -> None:
+    api.faults["GET /v1/jobs"] = [Fault(problem(500, "internal", "Something went wrong.", request_id="r-17"))]
+
+    with pytest.raises(VLyardError) as caught:
+        client.job(uuid4())
+
+    assert caught.value.__notes__ == ["request r-17"]
+
+
+def test_a_wrong_key_and_a_job_that_is_not_there_are_errors_of_their_own(api: SmallApi, client: Client) -> None:
+    with Client(api.url, "vly_wrong") as stranger, pytest.raises(Unauthenticated):
+        stranger.job(uuid4())
+    with pytest.raises(NotFound):
+        client.job(uuid4())
+
+
+def test_a_server_that_is_no_vlyard_is_told_apart(api: SmallApi, client: Client) -> None:
+    api.faults["GET /v1/jobs"] = [Fault(Reply(200, b"<h1>It works!</h1>"))]
+
+    with pytest.raises(VLyardError, match=r"/v1/jobs/.* did not answer as VLyard's API does: check the base URL"):
+        client.job(uuid4())
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "said"),
+    [
+        ("", KEY, "VLYARD_URL"),
+        ("vlyard.example.org", KEY, "has to begin with http"),
+        ("ftp://vlyard.example.org", KEY, "has to begin with http"),
+        ("http://vlyard.test:port", KEY, "is not a URL"),
+        ("http://vlyard.test", "", "VLYARD_API_KEY"),
+        ("http://vlyard.test", "a\nb", "copy it again"),
+    ],
+)
+def test_a_client_without_a_usable_url_or_key_is_refused_at_once(url: str, key: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Client(url, key)
+
+
+def test_an_id_that_is_none_never_becomes_a_path(api: SmallApi, client: Client) -> None:
+    with pytest.raises(InvalidInput, match="is not an id"):
+        client.job("../artefacts")
+
+    assert api.asked == []
+
+
+def test_a_submission_that_cannot_be_right_is_refused_by_field_before_it_is_sent(api: SmallApi, client: Client) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        client.submit(NoopSpec(), pool="Not A Pool", priority=101)
+
+    assert [complaint.where for complaint in caught.value.complaints] == ["/pool", "/priority"]
+    assert api.asked == []
+
+
+# --- trying again ---------------------------------------------------------------------------------------------
+
+
+def test_a_submission_whose_answer_was_lost_is_tried_again_with_the_same_key_and_is_one_job(
+    api: SmallApi, client: Client
+) -> None:
+    api.faults["POST /v1/jobs"] = [DROPPED, DROPPED]
+
+    job = client.submit(NoopSpec())
+
+    assert len(keys(api)) == 3
+    assert len(set(keys(api))) == 1
+    assert list(api.jobs) == [job.id]
+
+
+def test_two_submissions_have_two_keys_and_a_key_of_the_callers_own_is_kept(api: SmallApi, client: Client) -> None:
+    client.submit(NoopSpec())
+    client.submit(NoopSpec())
+    client.submit(NoopSpec(), idempotency_key="mine")
+
+    assert len(set(keys(api))) == 3
+    assert keys(api)[2] == "mine"
+
+
+def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(api: SmallApi, client: Client) -> None:
+    api.faults["POST /v1/jobs"] = [BUSY]
+    before = time.monotonic()
+
+    job = client.submit(NoopSpec())
+
+    assert time.monotonic() - before >= 1.0
+    assert list(api.jobs) == [job.id]
+    assert len(set(keys(api))) == 1
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_passing_status_is_tried_again(api: SmallApi, client: Client, status: int) -> None:
+    job = api.add_job()
+    api.faults["GET /v1/jobs"] = [Fault(Reply(status))]
+
+    assert client.job(job.id).id == job.id
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 422, 500])
+def test_a_lasting_status_is_not_tried_again(api: SmallApi, client: Client, status: int) -> None:
+    api.faults["POST /v1/jobs"] = [Fault(Reply(status))]
+
+    with pytest.raises(VLyardError, match=str(status)):
+        client.submit(NoopSpec())
+
+    assert len(api.asked) == 1
+
+
+def test_a_server_that_asks_for_more_time_than_there_is_is_not_waited_for(api: SmallApi) -> None:
+    busy = problem(503, "unavailable", "The database does not answer.", after=60)
+    api.faults["GET /v1/jobs"] = [Fault(busy)]
+    before = time.monotonic()
+
+    with Client(api.url, KEY, timeout=5) as client, pytest.raises(Unavailable, match="The database does not answer"):
+        client.job(uuid4())
+
+    assert time.monotonic() - before < 2
+
+
+def test_nobody_at_the_url_is_unavailable_by_its_name_after_the_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    before = time.monotonic()
+
+    with Client(url, KEY, timeout=1) as client, pytest.raises(Unavailable, match=f"{url}/v1/jobs got no answer"):
+        next(client.jobs())
+
+    assert time.monotonic() - before < 2
+
+
+def test_a_server_that_never_answers_is_given_up_by_its_name_after_the_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        before = time.monotonic()
+        with Client(url, KEY, timeout=0.5) as client, pytest.raises(Unavailable, match="timed out"):
+            client.job(uuid4())
+        assert time.monotonic() - before < 2
+
+
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [
+        ("7", 7, 7),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 1e9, 1e10),
+        ("Thu, 01 Jan 2015 00:00:00 GMT", 0, 0),
+        ("soon", 0, 0),
+        ("", 0, 0),
+    ],
+)
+def test_retry_after_is_read_as_seconds_and_as_a_date(header: str, least: float, most: float) -> None:
+    assert least <= retry_after(header) <= most
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def test_an_uploaded_file_comes_back_byte_by_byte(api: SmallApi, client: Client, tmp_path: Path) -> None:
+    content = os.urandom(3 << 20)
+    (tmp_path / "street.png").write_bytes(content)
+
+    artefact = client.upload(tmp_path / "street.png")
+    written = client.download(artefact.id, tmp_path / "back.png")
+
+    assert (artefact.state, artefact.name, artefact.media_type) == ("ready", "street.png", "image/png")
+    assert (artefact.bytes, artefact.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert written == tmp_path / "back.png"
+    assert written.read_bytes() == content
+
+
+def test_an_empty_file_is_a_file_too(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+
+    artefact = client.upload(tmp_path / "empty.txt", name="nothing.txt", media_type="text/x-nothing")
+
+    assert (artefact.bytes, artefact.name, artefact.media_type) == (0, "nothing.txt", "text/x-nothing")
+    assert client.download(artefact.id, tmp_path / "back").read_bytes() == b""
+
+
+def test_presigned_urls_never_see_the_api_key(api: SmallApi, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+
+    client.download(client.upload(tmp_path / "a.txt").id, tmp_path / "b.txt")
+
+    to_s3 = [asked for asked in api.asked if asked.path.startswith("/s3/")]
+    assert [asked.method for asked in to_s3] == ["PUT", "GET"]
+    assert not any(KEY in str(asked.headers) for asked in to_s3)
+
+
+def test_a_transfer_goes_on_after_lost_connections_and_busy_stores(
+    api: SmallApi, client: Client, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("a" * 1000)
+    api.faults = {"PUT /s3/": [Fault(Reply(500)), Fault(Reply(503))], "GET /s3/": [DROPPED, Fault(Reply(500))]}
+
+    artefact = client.upload(tmp_path / "a.txt")
+    written = client.download(artefact.id, tmp_path / "b.txt")
+
+    assert written.read_text() == "a" * 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_altered_bytes_are_refused_and_leave_the_file_that_was_there(
+    api: SmallApi, client: Client, tmp_path: Path
+) -> None:
+    artefact = api.add_artefact("a.txt", b"right")
+    api.objects[f"/s3/{artefact.id}"] = b"wrong"
+    (tmp_path / "old.txt").write_text("old")
+
+    for target in ("old.txt", "new.txt"):
+        with pytest.raises(InvalidInput, match="was altered"):
+            client.download(artefact.id, tmp_path / target)
+
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.txt", "old")]
+
+
+def test_an_upload_that_arrived_altered_is_refused_by_the_api(api: SmallApi, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    api.faults["PUT /s3/"] = [Fault(Reply(200))]  # says yes and keeps nothing
+
+    with pytest.raises(InvalidInput, match="other bytes"):
+        client.upload(tmp_path / "a.txt")
+
+
+def test_a_store_that_refuses_is_named_without_the_signature(api: SmallApi, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    api.faults["PUT /s3/"] = [Fault(Reply(403))]
+
+    with pytest.raises(UserError, match=r"PUT http://127\.0\.0\.1:\d+/s3/[0-9a-f-]+ answered 403") as caught:
+        client.upload(tmp_path / "a.txt")
+
+    assert "signature" not in str(caught.value)
+
+
+def test_an_artefact_without_content_cannot_be_downloaded(api: SmallApi, client: Client, tmp_path: Path) -> None:
+    artefact = api.add_artefact("a.txt", b"", state="pending")
+
+    with pytest.raises(Conflict, match="not completed"):
+        client.download(artefact.id, tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("name", ["..", "."])
+def test_a_name_that_leads_out_of_the_folder_is_refused(
+    api: SmallApi, client: Client, tmp_path: Path, name: str
+) -> None:
+    artefact = api.add_artefact(name, b"a")
+
+    with pytest.raises(InvalidInput, match="is not a file's name"):
+        client.download(artefact.id, tmp_path)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_into_a_folder_takes_the_artefacts_name(api: SmallApi, client: Client, tmp_path: Path) -> None:
+    assert client.download(api.add_artefact("report.json", b"{}").id, tmp_path) == tmp_path / "report.json"
+
+
+def test_files_that_cannot_be_read_or_written_are_named(api: SmallApi, client: Client, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"absent\.txt: No such file"):
+        client.upload(tmp_path / "absent.txt")
+    with pytest.raises(InvalidInput, match=r"absent/a\.txt: No such file"):
+        client.download(api.add_artefact("a.txt", b"a").id, tmp_path / "absent" / "a.txt")
+
+
+def test_a_file_that_shrinks_while_it_is_sent_is_named(api: SmallApi, tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_bytes(b"x" * 1000)
+
+    class Shrinking(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            if request.method == "PUT":
+                path.write_bytes(b"x")
+            return super().handle_request(request)
+
+    with Client(api.url, KEY, transport=Shrinking()) as client, pytest.raises(InvalidInput, match="became shorter"):
+        client.upload(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.JPG", "image/jpeg"),
+        ("a.webp", "image/webp"),
+        ("a.tar.gz", "application/gzip"),
+        ("a.zip", "application/zip"),
+        ("labels", "application/octet-stream"),
+    ],
+)
+def test_a_media_type_is_guessed_from_the_name(name: str, expected: str) -> None:
+    assert media_type(Path(name)) == expected
+
+
+# --- the surface ----------------------------------------------------------------------------------------------
+
+
+def test_a_client_reads_its_url_and_key_from_the_environment(api: SmallApi) -> None:
+    api.add_job(kind="noop")
+    program = "import vlyard\nwith vlyard.Client() as client: print([job.kind for job in client.jobs()])"
+    environment = os.environ | {"VLYARD_URL": api.url + "/", "VLYARD_API_KEY": KEY, "HTTP_PROXY": "http://127.0.0.1:9"}
+
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+
+    assert (ran.stdout, ran.stderr) == ("['noop']\n", "")
+
+
+def test_a_base_url_may_have_a_path() -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(200, json={"data": []})
+
+    with Client("https://vlyard.test/team/", KEY, transport=httpx.MockTransport(answer)) as client:
+        assert list(client.jobs()) == []
+    assert asked == ["https://vlyard.test/team/v1/jobs"]
+
+
+def test_one_client_serves_many_threads(api: SmallApi, client: Client) -> None:
+    threads = [threading.Thread(target=client.submit, args=(NoopSpec(),)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(api.jobs) == 8
+    assert len(set(keys(api))) == 8
+
+
+def test_importing_the_language_loads_no_http_client() -> None:
+    program = "import sys, vlyard.errors, vlyard.jobs.view; print('httpx' in sys.modules); vlyard.Client"
+
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (ran.stdout, ran.stderr) == ("False\n", "")
+
+
+def test_everything_that_is_promised_is_there() -> None:
+    import vlyard
+
+    for name in vlyard.__all__:
+        assert getattr(vlyard, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Klient'"):
+        _ = vlyard.Klient

@@ -1,0 +1,102 @@
+"""The command line's entry: gathers the commands, and turns errors into a line and an exit status.
+
+Commands that need the server's packages are found through the entry-point group `vlyard.commands`: each entry is
+named by what it brings and points to a `register(app)`. Where their packages are not installed they are left out,
+and the help says how to get them.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points, requires
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+import vlyard
+from vlyard.cli import convert, jobs
+from vlyard.errors import Blame, VLyardError
+
+GROUP = "vlyard.commands"
+OURS, THEIRS, INTERRUPTED = 1, 2, 130  # exit statuses: our fault, the user's (as typer's own), Ctrl-C
+
+Register = Callable[[typer.Typer], None]
+
+
+def main() -> None:
+    """Run the command line and exit: 0, 2 for the user's fault, 130 after Ctrl-C, 1 for everything else."""
+    try:
+        build()(prog_name="vlyard")
+    except VLyardError as error:
+        _explain(error)
+        sys.exit(THEIRS if error.blame is Blame.USER else OURS)
+    except KeyboardInterrupt:  # before or after the command itself, which typer guards
+        sys.exit(INTERRUPTED)
+
+
+def build() -> typer.Typer:
+    """The application with every command whose packages are installed."""
+    registers, missing = _installed()
+    app = typer.Typer(
+        name="vlyard",
+        help="From labelled pictures to a tuned, measured, exported Qwen3-VL.",
+        epilog=_offer(missing),
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    for register in (jobs.register, convert.register, *registers):
+        register(app)
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(vlyard.__version__)
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What every command has in common."""
+
+
+def _installed() -> tuple[list[Register], dict[str, list[str]]]:
+    registers: list[Register] = []
+    missing: dict[str, list[str]] = {}
+    extras = _extras()
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            registers.append(entry.load())
+        except ImportError as error:
+            extra = extras.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            missing.setdefault(extra, []).append(entry.name)
+    return registers, missing
+
+
+def _extras() -> Mapping[str, str]:
+    """Top-level modules of the optional packages, and the smallest extra of this distribution that brings each."""
+    brings: dict[str, set[str]] = {}
+    for line in requires("vlyard") or ():
+        if found := re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)", line):
+            brings.setdefault(found[2], set()).add(found[1].lower().replace("-", "_"))
+    largest_first = sorted(brings, key=lambda extra: len(brings[extra]), reverse=True)
+    return {module: extra for extra in largest_first for module in brings[extra]}
+
+
+def _offer(missing: Mapping[str, list[str]]) -> str | None:
+    lines = (f"pip install 'vlyard[{extra}]' adds: {', '.join(names)}." for extra, names in missing.items())
+    return escape(" ".join(lines)) or None
+
+
+def _explain(error: VLyardError) -> None:
+    lines = [f"error: {error.message}", *(f"  {complaint}" for complaint in error.complaints)]
+    lines += [f"  {note}" for note in getattr(error, "__notes__", ())]
+    print("\n".join(lines), file=sys.stderr)

@@ -1,0 +1,242 @@
+"""The commands that speak to a VLyard API: submit, jobs, job, wait, cancel, upload, download. Knows no server."""
+
+import json
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vlyard.client import Client
+from vlyard.client.problems import invalid
+from vlyard.errors import Complaint, InvalidInput
+from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.spec import Spec
+from vlyard.jobs.state import State
+from vlyard.jobs.view import Artefact, Job
+
+PIPED_WIDTH = 160  # columns where there is no terminal to ask
+STYLES = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.RUNNING: "cyan"}
+
+JobId = Annotated[UUID, typer.Argument(metavar="ID", help="The job's id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file to the command line."""
+    for command in (submit, jobs, job, wait, cancel, upload, download):
+        app.command()(command)
+
+
+def submit(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A JSON or YAML file, or - for standard input.")],
+    pool: Annotated[str, typer.Option(help="The pool of workers that shall run it.")] = "default",
+    priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first among your team's jobs.")] = 0,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended; fail if it fails.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job that a file describes: its kind, and the kind's own fields."""
+    wanted = read_spec(spec)
+    with Client() as client:
+        submitted = client.submit(wanted, pool=pool, priority=priority)
+        if wait:
+            _follow(client, submitted.id, None, as_json)
+        else:
+            _show(submitted, as_json)
+
+
+def jobs(
+    state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only jobs of this kind.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many to list.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List your team's jobs, the youngest first. With --json, one job a line."""
+    with Client() as client:
+        found = islice(client.jobs(state, kind), limit)
+        if as_json:
+            for each in found:
+                print(each.model_dump_json())
+        else:
+            _console().print(_listing(found))
+
+
+def job(id: JobId, as_json: AsJson = False) -> None:
+    """Show a job: its state, its attempts, its result or error."""
+    with Client() as client:
+        _show(client.job(id), as_json)
+
+
+def wait(
+    id: JobId,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Give up after so many seconds.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Wait until a job has ended, and show it; fail if it did."""
+    with Client() as client:
+        _follow(client, id, timeout, as_json)
+
+
+def cancel(id: JobId, as_json: AsJson = False) -> None:
+    """Ask for a job to be stopped."""
+    with Client() as client:
+        _show(client.cancel(id), as_json)
+
+
+def upload(
+    path: Annotated[Path, typer.Argument(help="The file to store.")],
+    name: Annotated[str | None, typer.Option(help="Its name as an artefact, instead of its own.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Store a file as an artefact, and print its id."""
+    with Client() as client:
+        _show(client.upload(path, name), as_json)
+
+
+def download(
+    artefact: Annotated[UUID, typer.Argument(help="The artefact's id.")],
+    path: Annotated[Path, typer.Argument(help="The file to write, or the folder to put it in.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Fetch an artefact's content, checked against its SHA-256."""
+    with Client() as client:
+        written = client.download(artefact, path)
+    print(json.dumps({"path": str(written)}) if as_json else written)
+
+
+# --- reading a specification ----------------------------------------------------------------------------------
+
+
+def read_spec(source: str) -> Spec:
+    """Read a job's specification from a JSON or YAML file, or from standard input where `source` is "-".
+
+    Raises `InvalidInput` that names the file and the line or the field.
+    """
+    where = "standard input" if source == "-" else source
+    data = _parsed(_text(source, where), where)
+    if not isinstance(data, dict):
+        raise InvalidInput(f"{where} is no job: it has to be a mapping with `kind` and the kind's fields")
+    row = KINDS.get(str(data.get("kind")))
+    if row is None:
+        complaint = Complaint("/kind", f"there is no kind {data.get('kind')!r}", f"kinds are {', '.join(KINDS)}")
+        raise InvalidInput(f"{where} is not valid", [complaint])
+    try:
+        return row.spec.model_validate(data)
+    except ValidationError as error:
+        raise invalid(error, where) from error
+
+
+def _text(source: str, where: str) -> str:
+    try:
+        return sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
+    except OSError as error:
+        raise InvalidInput(f"{where} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{where} is not text in UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if where.endswith(".json"):
+            complaint = Complaint(f"{where}:{error.lineno}", error.msg)
+            raise InvalidInput(f"{where} is not JSON", [complaint]) from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        complaint = Complaint(f"{where}:{line}", error.problem or "it cannot be parsed")
+        raise InvalidInput(f"{where} is neither JSON nor YAML", [complaint]) from error
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{where} is neither JSON nor YAML: {error}") from error
+
+
+# --- showing --------------------------------------------------------------------------------------------------
+
+
+def _console() -> Console:
+    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    return Console(width=width, markup=False, highlight=False, emoji=False)  # what a job says is text, not markup
+
+
+def _follow(client: Client, id: UUID, timeout: float | None, as_json: bool) -> None:
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("", total=None)
+
+        def draw(now: Job) -> None:
+            done = now.progress.fraction if now.progress else None
+            text = f"{now.state} {now.progress.text if now.progress else ''}".rstrip()
+            bars.update(bar, description=text, total=None if done is None else 1.0, completed=done or 0.0)
+
+        ended = client.wait(id, timeout=timeout, on_progress=draw)
+    _show(ended, as_json)
+    client.result(ended)  # a job that failed fails the command
+
+
+def _listing(found: Iterable[Job]) -> Table:
+    table = Table("ID", "KIND", "STATE", "POOL", "PROGRESS", "CREATED", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for each in found:
+        said = _progress(each) or (each.error.message if each.error else "")
+        style = STYLES.get(each.state, "")
+        table.add_row(str(each.id), each.kind, each.state, each.pool, said, _time(each.created_at), style=style)
+    return table
+
+
+def _show(thing: Job | Artefact, as_json: bool) -> None:
+    if as_json:
+        print(thing.model_dump_json(indent=2))
+        return
+    table = Table.grid(padding=(0, 2))
+    for name, value in _job_rows(thing) if isinstance(thing, Job) else _artefact_rows(thing):
+        if value:
+            table.add_row(name, value)
+    _console().print(table)
+
+
+def _job_rows(job: Job) -> Iterable[tuple[str, str]]:
+    yield "job", str(job.id)
+    yield "kind", job.kind
+    yield "state", f"{job.state} (asked to stop)" if job.cancel_requested else job.state
+    yield "pool", f"{job.pool}, priority {job.priority}" if job.priority else job.pool
+    yield "progress", _progress(job)
+    for name, at in (("created", job.created_at), ("started", job.started_at), ("finished", job.finished_at)):
+        yield name, _time(at)
+    for attempt in job.attempts:
+        why = f": {attempt.error.message}" if attempt.error else ""
+        yield f"attempt {attempt.number}", f"{attempt.outcome or 'running'} on {attempt.worker}{why}"
+    if job.error:
+        yield "error", "\n".join([f"{job.error.message} [{job.error.code}]", *job.error.complaints])
+    if job.result is not None:
+        yield "result", json.dumps(job.result, indent=2, ensure_ascii=False)
+
+
+def _artefact_rows(artefact: Artefact) -> Iterable[tuple[str, str]]:
+    yield "artefact", str(artefact.id)
+    yield "name", artefact.name
+    yield "type", artefact.media_type
+    yield "bytes", f"{artefact.bytes:,}"
+    yield "sha256", artefact.sha256
+    yield "state", artefact.state
+
+
+def _progress(job: Job) -> str:
+    if job.progress is None:
+        return ""
+    percent = "" if job.progress.fraction is None else f"{job.progress.fraction:.0%} "
+    return percent + job.progress.text
+
+
+def _time(at: datetime | None) -> str:
+    return f"{at.astimezone():%Y-%m-%d %H:%M:%S}" if at else ""

@@ -1,0 +1,296 @@
+"""The client: every call of the API as one typed method. Knows URLs and what travels; how tries go is elsewhere."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+from uuid import UUID, uuid4
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from vlyard.client import transfer
+from vlyard.client.patience import Patience, connection_trouble, persist, refused
+from vlyard.client.problems import invalid
+from vlyard.errors import (
+    Cancelled,
+    Complaint,
+    Conflict,
+    InvalidInput,
+    JobFailed,
+    Unauthenticated,
+    VLyardError,
+    WaitTimeout,
+)
+from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.spec import Result, Spec
+from vlyard.jobs.state import TERMINAL, State
+from vlyard.jobs.view import Artefact, Job, NewArtefact, Page, Submission
+
+URL_VARIABLE, KEY_VARIABLE = "VLYARD_URL", "VLYARD_API_KEY"
+TIMEOUT = 30.0  # seconds for one call with all its tries
+TRY, SHORTEST_TRY = 10.0, 0.1  # seconds for one try
+LONGEST_WAIT = 60.0  # seconds that the API holds a request at most
+POLL, POLL_WITH_PROGRESS = 30.0, 1.0  # seconds that one look at a job waits for its end
+CHECKING = 300.0  # seconds that the API may take to read an upload once more
+_LOOPBACK: dict[str, httpx.BaseTransport | None] = dict.fromkeys(
+    ("all://localhost", "all://127.0.0.1", "all://[::1]")  # never by way of a proxy from the environment
+)
+
+V = TypeVar("V", bound=BaseModel)
+
+
+class Client:
+    """A team's way to VLyard.
+
+    `base_url` and `api_key` default to the environment's VLYARD_URL and VLYARD_API_KEY. `timeout` is how many
+    seconds a call may take with all its tries, besides what it was asked to wait: calls are repeated after lost
+    connections, silence, and the statuses 429, 502, 503 and 504, and every POST carries one Idempotency-Key through
+    all its tries, so that nothing happens twice. `transport` replaces httpx's own.
+
+    Methods raise the classes of `vlyard.errors`: what the API's problem document says, or `Unavailable` where no
+    answer came. A client may be shared by threads, and is a context manager that closes its connections.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._key = _usable_key(api_key or os.environ.get(KEY_VARIABLE, ""))
+        self._timeout = timeout
+        self._http = httpx.Client(
+            base_url=_usable_url(base_url or os.environ.get(URL_VARIABLE, "")),
+            headers={"User-Agent": "vlyard"},
+            transport=transport,
+            mounts=_LOOPBACK,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. The client cannot be used afterwards."""
+        self._http.close()
+
+    # --- jobs -------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        spec: Spec,
+        *,
+        pool: str = "default",
+        priority: int = 0,
+        wait: float = 0.0,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Submit a job, and give it up to `wait` seconds (60 at most) to end before the answer comes.
+
+        The same `idempotency_key` with the same job gives the same job again, also from another process.
+        """
+        try:
+            body = Submission(spec=spec, pool=pool, priority=priority)
+        except ValidationError as error:
+            raise invalid(error, "the submission") from error
+        return self._call(Job, "POST", "/v1/jobs", body=body, key=idempotency_key, wait=wait)
+
+    def job(self, id: UUID | str, wait: float = 0.0) -> Job:
+        """Look at a job, after up to `wait` seconds (60 at most) if it has not ended before."""
+        return self._call(Job, "GET", f"/v1/jobs/{_uuid(id)}", wait=wait)
+
+    def jobs(self, state: State | str | None = None, kind: str | None = None) -> Iterator[Job]:
+        """All jobs of the team, the youngest first, fetched page by page as the iteration goes."""
+        asked = {name: value for name, value in {"state": state, "kind": kind}.items() if value is not None}
+        page = self._call(Page, "GET", "/v1/jobs", params=asked)
+        yield from page.data
+        while page.next_cursor is not None:
+            page = self._call(Page, "GET", "/v1/jobs", params={**asked, "cursor": page.next_cursor})
+            yield from page.data
+
+    def cancel(self, id: UUID | str) -> Job:
+        """Ask for a job to be stopped; the answer may come before it stops. Raises `Conflict` if it has ended."""
+        return self._call(Job, "POST", f"/v1/jobs/{_uuid(id)}/cancel")
+
+    def wait(
+        self, id: UUID | str, *, timeout: float | None = None, on_progress: Callable[[Job], None] | None = None
+    ) -> Job:
+        """Wait until a job has ended, however it did, and return it then.
+
+        `on_progress` is called with the job at first and then each time its state, attempt or progress changed,
+        looked at once a second. Raises `WaitTimeout` after `timeout` seconds; the job goes on.
+        """
+        give_up = None if timeout is None else time.monotonic() + timeout
+        longest = POLL_WITH_PROGRESS if on_progress else POLL
+        wait, told = 0.0, None
+        while True:
+            job = self.job(id, wait=wait)
+            if on_progress and told != (told := (job.state, job.attempt, job.progress)):
+                on_progress(job)
+            if job.state in TERMINAL:
+                return job
+            left = longest if give_up is None else give_up - time.monotonic()
+            if left <= 0:
+                raise WaitTimeout(f"job {id} is still {job.state} after {timeout:g} s; it goes on")
+            wait = min(longest, left)
+
+    def result(self, job: Job) -> Result:
+        """What a job brought back, as its kind's own class.
+
+        Raises `JobFailed` with the job's message and complaints, `Cancelled`, or `Conflict` where it has not ended.
+        """
+        if job.state is State.FAILED:
+            raise _failure(job)
+        if job.state is State.CANCELLED:
+            raise Cancelled(f"job {job.id} was cancelled")
+        if job.state is not State.SUCCEEDED:
+            raise Conflict(f"job {job.id} is {job.state}: wait for its end before its result")
+        if job.kind not in KINDS:
+            raise VLyardError(f"job {job.id} is of kind {job.kind!r}, younger than this client: upgrade vlyard")
+        try:  # fields that a younger server adds are left out
+            return KINDS[job.kind].result.model_validate(job.result, extra="ignore")
+        except ValidationError as error:
+            raise VLyardError(f"the result of job {job.id} does not fit this client: upgrade vlyard") from error
+
+    def run(
+        self,
+        spec: Spec,
+        *,
+        pool: str = "default",
+        priority: int = 0,
+        timeout: float | None = None,
+        on_progress: Callable[[Job], None] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Result:
+        """`submit`, `wait` and `result` in one."""
+        job = self.submit(spec, pool=pool, priority=priority, idempotency_key=idempotency_key)
+        return self.result(self.wait(job.id, timeout=timeout, on_progress=on_progress))
+
+    # --- artefacts --------------------------------------------------------------------------------------------
+
+    def artefact(self, id: UUID | str) -> Artefact:
+        """Look at an artefact; the answer carries a short-lived link to its content."""
+        return self._call(Artefact, "GET", f"/v1/artefacts/{_uuid(id)}")
+
+    def upload(self, path: Path | str, name: str | None = None, media_type: str | None = None) -> Artefact:
+        """Store a file, streamed, and have its length and SHA-256 checked; returns the artefact, ready for use.
+
+        `name` and `media_type` default to the file's own name and what it suggests.
+        """
+        path = Path(path)
+        found = transfer.fingerprint(path)
+        kind = media_type or transfer.media_type(path)
+        try:
+            body = NewArtefact(name=name or path.name, bytes=found.bytes, sha256=found.sha256, media_type=kind)
+        except ValidationError as error:
+            raise invalid(error, f"the upload of {path}") from error
+        artefact = self._call(Artefact, "POST", "/v1/artefacts", body=body)
+        target = artefact.upload
+        if target is None:
+            raise VLyardError(f"the API names no place for the bytes of artefact {artefact.id}")
+        persist(lambda _: transfer.send(self._http, target, path, found.bytes), Patience(tries=transfer.TRIES))
+        return self._call(Artefact, "POST", f"/v1/artefacts/{artefact.id}/complete", patience=CHECKING)
+
+    def download(self, artefact_id: UUID | str, path: Path | str = ".") -> Path:
+        """Fetch an artefact's content into a file, or under its own name into a folder; returns the file.
+
+        The file appears once its length and SHA-256 are right, in place of what was there, or not at all. Raises
+        `InvalidInput` where the bytes are not the artefact's.
+        """
+
+        def once(_: float) -> Path:  # the link is short-lived, so each try asks for a fresh one
+            artefact = self.artefact(artefact_id)
+            return transfer.receive(self._http, artefact, transfer.place(Path(path), artefact.name))
+
+        return persist(once, Patience(tries=transfer.TRIES))
+
+    # --- one call ---------------------------------------------------------------------------------------------
+
+    def _call(
+        self,
+        answer: type[V],
+        method: str,
+        path: str,
+        *,
+        params: dict[str, str] | None = None,
+        body: BaseModel | None = None,
+        key: str | None = None,
+        wait: float = 0.0,
+        patience: float = 0.0,
+    ) -> V:
+        wait = min(wait, LONGEST_WAIT)
+        request = self._http.build_request(
+            method,
+            path,
+            params={**(params or {}), **({"wait": f"{wait:g}"} if wait else {})},
+            content=body.model_dump_json() if body else None,
+            headers=self._headers(method, key) | ({"Content-Type": "application/json"} if body else {}),
+        )
+
+        def once(left: float) -> V:
+            seconds = max(SHORTEST_TRY, min(TRY, left)) + wait + patience
+            request.extensions["timeout"] = httpx.Timeout(seconds).as_dict()
+            with connection_trouble(method, request.url):
+                reply = self._http.send(request)
+            if not reply.is_success:
+                raise refused(reply)
+            return _understood(answer, reply)
+
+        return persist(once, Patience(seconds=self._timeout + wait + patience))
+
+    def _headers(self, method: str, key: str | None) -> dict[str, str]:
+        own = {"Authorization": f"Bearer {self._key}", "Accept": "application/json"}
+        return own | {"Idempotency-Key": key or str(uuid4())} if method == "POST" else own
+
+
+def _usable_url(text: str) -> httpx.URL:
+    if not text:
+        raise InvalidInput(f"which VLyard? Give base_url, or set {URL_VARIABLE}, as in https://vlyard.example.org")
+    try:
+        url = httpx.URL(text.strip())
+    except httpx.InvalidURL as error:
+        raise InvalidInput(f"{text!r} is not a URL: {error}") from error
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise InvalidInput(f"{text!r} is not the URL of a VLyard API: it has to begin with http:// or https://")
+    return url
+
+
+def _usable_key(text: str) -> str:
+    key = text.strip()
+    if not key:
+        raise Unauthenticated(f"no API key: give api_key, or set {KEY_VARIABLE}")
+    if not (key.isascii() and key.isprintable()):
+        raise Unauthenticated("the API key has characters that no key has: copy it again")
+    return key
+
+
+def _uuid(id: UUID | str) -> UUID:
+    try:
+        return UUID(str(id))
+    except ValueError as error:
+        raise InvalidInput(f"{id!r} is not an id: ids look like 0198c2f4-7a3e-7c61-9d54-3f2b8a6e1c70") from error
+
+
+def _understood(answer: type[V], reply: httpx.Response) -> V:
+    try:
+        return answer.model_validate_json(reply.content)
+    except ValidationError as error:
+        said = f"{reply.url} did not answer as VLyard's API does"
+        raise VLyardError(f"{said}: check the base URL, and that this client is as young as the server") from error
+
+
+def _failure(job: Job) -> JobFailed:
+    if job.error is None:
+        return JobFailed(f"job {job.id} failed and does not say why")
+    split = (text.partition(": ") for text in job.error.complaints)
+    complaints = [Complaint(where, what) if what else Complaint("job", where) for where, _, what in split]
+    return JobFailed(f"job {job.id} failed: {job.error.message} [{job.error.code}]", complaints)

@@ -1,0 +1,217 @@
+"""Unpacking archives that strangers sent, and packing folders. It knows nothing of what is inside.
+
+Everything is counted while it is unpacked: what an archive says about itself is not believed.
+"""
+
+import bz2
+import errno
+import gzip
+import lzma
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import IO, cast
+
+from vlyard.errors import Complaint, RefusedArchive
+
+_CHUNK = 2**20
+_HEADER_LIMIT = 2**20  # bytes: a tar header that says it is longer would be read into memory whole
+# The system's words for names that cannot be: too long, or at once a file and a folder.
+_IMPOSSIBLE_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL}
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much an archive may hold. The ratio is checked once the first `grace` bytes are unpacked."""
+
+    members: int = 99_999
+    bytes: int = 64 * 2**30
+    ratio: int = 200  # unpacked to packed bytes: pictures reach 2, labels 10, a bomb 1000
+    grace: int = 4 * 2**20
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    folder: bool
+    open: Callable[[], IO[bytes]]
+
+
+@dataclass
+class _Meter:
+    """What was unpacked so far, against the limits."""
+
+    packed: int
+    limits: Limits
+    members: int = 0
+    bytes: int = 0
+    seen: set[str] = field(default_factory=set)
+
+    def member(self, name: str) -> None:
+        self.members += 1
+        if self.members > self.limits.members:
+            raise _refused(name, f"the archive has more than {self.limits.members} members", "split the data set")
+
+    def add(self, name: str, count: int) -> None:
+        self.bytes += count
+        if self.bytes > self.limits.bytes:
+            raise _refused(name, f"the archive unpacks to more than {self.limits.bytes} bytes", "split the data set")
+        if self.bytes > self.limits.grace and self.bytes > self.limits.ratio * self.packed:
+            raise _refused(name, f"the archive unpacks to more than {self.limits.ratio} times its size", "pack it anew")
+
+
+def unpack(archive: Path, folder: Path, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Unpack a zip or a tar (plain, gz, bz2, xz) into a folder, which is made.
+
+    Raises `RefusedArchive` with the member's name where a path is absolute or leads upwards, where a member is a
+    link, a device, encrypted, or there twice, where there is too much of it, or where the archive is damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    meter = _Meter(archive.stat().st_size, limits)
+    name = archive.name
+    try:
+        for member in _members(archive):
+            name = member.name
+            meter.member(name)
+            _unpack_member(member, folder, meter)
+    except _DAMAGE as damage:
+        raise _refused(name, f"the archive is damaged: {damage}", "pack it anew") from damage
+    except OSError as damage:
+        if damage.errno in _IMPOSSIBLE_NAME:
+            raise _refused(name, f"its name cannot be used: {damage.strerror}", "rename it") from damage
+        if damage.errno is not None:  # the disk is full, or another trouble that is not the archive's
+            raise
+        raise _refused(name, f"the archive is damaged: {damage}", "pack it anew") from damage
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Pack all files below a folder into a zip: sorted, uncompressed, of one fixed date, so that equal gives equal."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
+        for path in files:
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
+            entry.create_system = 3  # Unix, on which every machine shows the same permissions
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
+            entry.file_size = path.stat().st_size
+            with path.open("rb") as source, packed.open(entry, "w") as target:
+                while chunk := source.read(_CHUNK):
+                    target.write(chunk)
+
+
+def _unpack_member(member: _Member, folder: Path, meter: _Meter) -> None:
+    parts = _safe_parts(member.name)
+    path = folder.joinpath(*parts)
+    if member.folder:
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    key = "/".join(parts)
+    if not parts or key in meter.seen:
+        raise _refused(member.name, "it is in the archive twice" if parts else "it has no name", "pack it anew")
+    meter.seen.add(key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with member.open() as source, path.open("xb") as target:
+        while chunk := source.read(_CHUNK):
+            meter.add(member.name, len(chunk))
+            target.write(chunk)
+
+
+def _safe_parts(name: str) -> tuple[str, ...]:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or (path.parts and path.parts[0].endswith(":")):
+        raise _refused(name, "its path is absolute", "pack the folder with paths relative to it")
+    if ".." in path.parts:
+        raise _refused(name, "its path leads upwards", "pack the folder with paths relative to it")
+    if "\0" in name:
+        raise _refused(name, "its name holds a zero byte", "rename it")
+    return path.parts
+
+
+# --- the two families -----------------------------------------------------------------------------------------
+
+
+def _members(archive: Path) -> Iterator[_Member]:
+    with archive.open("rb") as file:
+        magic = file.read(262 + 3)
+    if magic.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _zip_members(archive)
+    for mark, opened in _COMPRESSED.items():
+        if magic.startswith(mark):
+            return _tar_members(cast(IO[bytes], opened(archive)))
+    if magic[257:262] == b"ustar":
+        return _tar_members(archive.open("rb"))
+    raise _refused(archive.name, "it is neither a zip nor a tar (gz, bz2, xz)", "send one of these")
+
+
+_COMPRESSED: Mapping[bytes, Callable[[Path], object]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+}
+
+
+def _zip_members(archive: Path) -> Iterator[_Member]:
+    with zipfile.ZipFile(archive) as packed:
+        entries = packed.infolist()
+        _refuse_overlaps(entries)
+        for entry in entries:
+            if entry.flag_bits & 0x1:
+                raise _refused(entry.filename, "it is encrypted", "pack it without a password")
+            kind = stat.S_IFMT(entry.external_attr >> 16)
+            if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
+                raise _refused(entry.filename, f"it is a {_kind_of(kind)}", "pack files and folders only")
+            yield _Member(entry.filename, entry.is_dir(), partial(packed.open, entry))
+
+
+def _refuse_overlaps(entries: list[zipfile.ZipInfo]) -> None:
+    """Members that share their bytes make a small archive large without a high ratio in any of them."""
+    ordered = sorted(entries, key=lambda entry: entry.header_offset)
+    for first, second in pairwise(ordered):
+        if first.header_offset + 30 + first.compress_size > second.header_offset:
+            raise _refused(second.filename, f"it overlaps {first.filename}", "pack it anew")
+
+
+def _tar_members(file: IO[bytes]) -> Iterator[_Member]:
+    with file, tarfile.open(fileobj=cast(IO[bytes], _SmallReads(file)), mode="r:") as packed:
+        while (entry := packed.next()) is not None:
+            if not (entry.isreg() or entry.isdir()) or entry.issparse():
+                kind = stat.S_IFLNK if entry.issym() or entry.islnk() else 0
+                raise _refused(entry.name, f"it is a {_kind_of(kind)}", "pack files and folders only")
+            yield _Member(entry.name, entry.isdir(), partial(_content, packed, entry))
+
+
+def _content(packed: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
+    content = packed.extractfile(entry)
+    assert content is not None  # it is a regular file
+    return content
+
+
+class _SmallReads:
+    """A file that refuses to be read in one large piece, as tarfile does with what a header claims to be."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int) -> bytes:
+        if count > _HEADER_LIMIT:
+            raise _refused("a tar header", f"it says that it has {count} bytes", "pack it anew")
+        return self._file.read(count)
+
+
+def _kind_of(kind: int) -> str:
+    return "link" if kind == stat.S_IFLNK else "device or another special file"
+
+
+def _refused(name: str, what: str, fix: str) -> RefusedArchive:
+    shown = name.encode("utf-8", "replace").decode()
+    return RefusedArchive(complaints=[Complaint(shown if len(shown) <= 200 else f"{shown[:199]}…", what, fix)])

@@ -1,0 +1,156 @@
+"""Opening pictures: the one loader, so that a picture is the same everywhere. It knows nothing of labels or models.
+
+YOLO labels and people both refer to the picture as displayed, so the EXIF orientation is applied here, once.
+"""
+
+import contextlib
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from vlyard.errors import Complaint, UnreadablePicture
+
+DEFAULT_MAX_PIXELS = 2**30 // 4 // 3  # a quarter of a GiB as RGB, which is also where Pillow starts to warn
+
+# A list of what is let in: some of Pillow's other readers start programs (EPS) or read whole documents (PDF, PSD).
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".avif"}
+)
+
+_ORIENTATION = 0x0112
+_AS_DISPLAYED = {  # EXIF 2.3, tag 0x0112: what to do to see the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ON_ITS_SIDE = frozenset({5, 6, 7, 8})
+
+_NEARLY_LOSSLESS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True},
+    "AVIF": {"quality": 95},
+}
+
+# What Pillow's readers raise on damaged files, besides their own errors.
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was read completely, and what its file said of it."""
+
+    image: Image.Image  # upright RGB, 8 bits a channel
+    format: str  # of the file, one of FORMATS or MPO
+    orientation: int  # that the file carried, 1..8
+
+
+def read_picture(source: Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "") -> Picture:
+    """Read a picture completely, and turn it upright.
+
+    Transparent parts become white, 16-bit grey is scaled down, of an animation the first frame is taken. `name` is
+    what an error calls the picture (its path if not given). Raises `UnreadablePicture` where the picture is
+    truncated, damaged, of no known format, or has more than `max_pixels` pixels.
+    """
+    with _opened(source, max_pixels, name) as picture:
+        picture.load()
+        turn = orientation(picture)
+        upright = picture.transpose(_AS_DISPLAYED[turn]) if turn in _AS_DISPLAYED else picture
+        return Picture(_as_rgb(upright), picture.format or "", turn)
+
+
+def open_picture(source: Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "") -> Image.Image:
+    """The picture as displayed: upright RGB, shape (height, width, 3), 8 bits a channel. Raises as `read_picture`."""
+    return read_picture(source, max_pixels=max_pixels, name=name).image
+
+
+def picture_size(source: Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "") -> tuple[int, int]:
+    """(width, height) of the picture as displayed, in pixels, from its header and EXIF alone.
+
+    A PNG is read to its end where no EXIF came early, since it may come last. Raises as `read_picture`, but most
+    damage behind the header goes unnoticed.
+    """
+    with _opened(source, max_pixels, name) as picture:
+        turned = orientation(picture) in _ON_ITS_SIDE
+        return (picture.height, picture.width) if turned else (picture.width, picture.height)
+
+
+def write_upright(picture: Picture, path: Path) -> None:
+    """Write a turned picture in the format it came in, without EXIF, as nearly lossless as that format allows."""
+    file_format = "JPEG" if picture.format == "MPO" else picture.format
+    picture.image.save(path, format=file_format, **_NEARLY_LOSSLESS.get(file_format, {}))
+
+
+def orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1..8; 1 where there is none or where the EXIF block is unreadable."""
+    try:
+        value = picture.getexif().get(_ORIENTATION, 1)
+    except _DAMAGE:
+        if picture.format == "PNG":
+            raise  # a PNG is decoded to find its EXIF: what failed is the picture
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+@contextlib.contextmanager
+def _opened(source: Path | bytes, max_pixels: int, name: str) -> Iterator[Image.Image]:
+    name = name or ("the picture" if isinstance(source, bytes) else str(source))
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
+            if picture.width * picture.height > max_pixels:
+                raise _unreadable(
+                    name,
+                    f"it has {picture.width} × {picture.height} pixels, more than the limit of {max_pixels}",
+                    "scale it down",
+                )
+            yield picture
+    except UnidentifiedImageError:
+        raise _unreadable(name, "it is not a picture of a known format", f"known are {', '.join(FORMATS)}") from None
+    except _DAMAGE as damage:
+        raise _unreadable(name, f"it is damaged: {_words(damage)}", "replace the file") from damage
+
+
+def _unreadable(name: str, what: str, fix: str) -> UnreadablePicture:
+    return UnreadablePicture("The picture cannot be read", [Complaint(name, what, fix)])
+
+
+def _words(damage: BaseException) -> str:
+    if isinstance(damage, OSError) and damage.strerror:
+        return damage.strerror
+    return str(damage) or type(damage).__name__
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I;16"):
+        picture = picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    elif picture.mode in {"I", "F"}:
+        picture = _scaled_to_grey(picture)
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return picture.convert("RGB") if picture.mode != "RGB" else picture.copy()
+
+
+def _scaled_to_grey(picture: Image.Image) -> Image.Image:
+    """Wide integers and floats have no agreed white: what exceeds a byte is stretched to its own range."""
+    low, high = picture.convert("F").getextrema()
+    if not isinstance(low, float) or not isinstance(high, float):
+        raise TypeError(f"a picture of mode {picture.mode} has more than one band")
+    if low >= 0 and high <= 255:
+        return picture.convert("L")
+    scale = 255 / (high - low) if high > low else 0.0
+    return picture.convert("F").point(lambda value: value * scale - low * scale).convert("L")

@@ -1,0 +1,94 @@
+"""A data set's folder: walking it in a fixed order, and finding what a path in a list meant.
+
+Paths never lead out of the folder, whatever a file inside says. Names that begin with a dot, and the folders that
+archivers leave behind, are not looked at.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path, PurePosixPath
+
+from vlyard.formats.picture import SUFFIXES
+
+_LEFTOVERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the name says so."""
+    return path.suffix.lower() in SUFFIXES
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The folder `root` and everything below it."""
+
+    root: Path
+
+    def name(self, path: Path) -> str:
+        """The path as messages and outputs say it: from the root, with forward slashes."""
+        return path.relative_to(self.root).as_posix()
+
+    def walk(self, folder: Path | None = None) -> Iterator[Path]:
+        """All files below a folder (the root if not given), sorted, the files of a folder before its sub-folders'."""
+        yield from _walk(folder or self.root, frozenset())
+
+    def pictures(self, folder: Path | None = None) -> Iterator[Path]:
+        """All files below a folder whose name is a picture's."""
+        return filter(is_picture, self.walk(folder))
+
+    def find(self, written: str, bases: Sequence[Path]) -> Path | None:
+        """The file or folder that a written path means, as seen from the first base where it exists.
+
+        Where it exists nowhere as written, leading parts are left off, since lists travel badly: `../train/images`
+        is found as `train/images`, `/home/me/data/img/1.jpg` as `img/1.jpg`.
+        """
+        parts = _parts(written)
+        shorter = ("/".join(parts[skipped:]) for skipped in range(len(parts)))
+        candidates = (self._inside(base, text) for text in chain([written], shorter) for base in bases)
+        return next((path for path in candidates if path is not None), None)
+
+    def pictures_named(self, written: str) -> Sequence[Path]:
+        """Every picture of the set that has the file name of the written path, wherever it lies."""
+        return self._by_name.get(_parts(written)[-1], ()) if _parts(written) else ()
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        index: dict[str, list[Path]] = {}
+        for picture in self.pictures():
+            index.setdefault(picture.name, []).append(picture)
+        return index
+
+    def _inside(self, base: Path, written: str) -> Path | None:
+        """What the text means from there, if it exists and lies in this folder."""
+        path = Path(os.path.normpath(base / written.replace("\\", "/")))
+        try:
+            return path if path.is_relative_to(self.root) and path.exists() else None
+        except (OSError, ValueError):  # no name that the system allows
+            return None
+
+
+def _parts(written: str) -> list[str]:
+    path = PurePosixPath(written.replace("\\", "/").replace("\0", ""))
+    return [part for part in path.parts if part not in {"/", "//", ".", ".."} and not part.endswith(":")]
+
+
+def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    here = folder.stat()
+    if (here.st_dev, here.st_ino) in above:
+        return  # a link to one of its own parents
+    above |= {(here.st_dev, here.st_ino)}
+    with os.scandir(folder) as entries:
+        listed = sorted((entry.name, entry.is_dir()) for entry in entries if not _hidden(entry.name))
+    for name, is_folder in listed:
+        if not is_folder:
+            yield folder / name
+    for name, is_folder in listed:
+        if is_folder:
+            yield from _walk(folder / name, above)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in _LEFTOVERS

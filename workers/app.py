@@ -1,0 +1,109 @@
+"""The worker process: Celery listens for doorbells, one task per kind, and a runner answers them."""
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery import Celery
+from celery.signals import worker_shutting_down
+
+from control.artefacts import ArtefactStore
+from control.queue import make_app, queue_name
+from control.rules import rules_from
+from control.settings import Settings
+from control.wakeup import Bell
+from db import workers
+from db.models import Outcome
+from db.session import Database
+from vlyard.jobs.kinds import KINDS, Device, Isolation
+from workers.handlers import load_handler
+from workers.lease import LeaseKeeper
+from workers.runner import Runner
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Post:
+    """Where a worker works."""
+
+    pool: str
+    device: Device
+    kinds: Sequence[str]
+    slots: int
+    name: str
+
+
+class AttemptFailed(Exception):
+    """The attempt did not succeed. Raised for Flower to see; the job's row says why."""
+
+
+def work(settings: Settings, post: Post) -> None:
+    """Work until the process is told to stop: SIGTERM finishes what runs and takes nothing new."""
+    database = Database(settings.database_url.get_secret_value(), connections=post.slots + 2, role="vlyard-worker")
+    bell = Bell(settings.database_url.get_secret_value())
+    for kind in post.kinds:
+        if KINDS[kind].isolation is Isolation.THREAD:
+            load_handler(KINDS[kind])  # now, so that no job waits for imports
+    with database.transaction() as session:
+        worker = workers.register(
+            session,
+            name=post.name,
+            pool=post.pool,
+            device=post.device,
+            kinds=post.kinds,
+            slots=post.slots,
+            gpus=_gpus(post.device),
+        )
+    keeper = LeaseKeeper(database, worker, settings.lease_seconds, settings.stop_grace_seconds)
+    runner = Runner(worker, database, ArtefactStore(settings), bell, keeper, settings, rules_from(settings))
+    keeper.start()
+    bell.start()
+    _consume(settings, post, runner)
+    keeper.stop()
+    bell.stop()
+    with database.transaction() as session:
+        workers.end(session, worker)
+    database.close()
+
+
+def default_name(device: Device) -> str:
+    """A name that is unique on this machine and says where the worker is."""
+    return f"{device}-{os.getpid()}@{socket.gethostname()}"
+
+
+def _consume(settings: Settings, post: Post, runner: Runner) -> None:
+    app = make_app(settings, [queue_name(post.device, post.pool, kind) for kind in post.kinds])
+    for kind in post.kinds:
+        _add_task(app, kind, runner)
+
+    def drain(**_: Any) -> None:
+        with runner.database.transaction() as session:
+            workers.drain(session, runner.worker)
+
+    worker_shutting_down.connect(drain, weak=False)
+    log.info("working", pool=post.pool, device=post.device, kinds=list(post.kinds), slots=post.slots, name=post.name)
+    app.Worker(
+        hostname=post.name, concurrency=post.slots, pool="threads", loglevel="WARNING", without_gossip=True,
+        without_mingle=True, quiet=True,
+    ).start()  # fmt: skip
+
+
+def _add_task(app: Celery, kind: str, runner: Runner) -> None:
+    @app.task(name=kind, throws=(AttemptFailed,))  # type: ignore[untyped-decorator]  # Celery has no types
+    def answer(job: str, attempt: int) -> None:
+        ending = runner.run((UUID(job), attempt))
+        if ending is not None and ending.outcome is not Outcome.SUCCEEDED:
+            raise AttemptFailed(ending.failure.message if ending.failure else ending.outcome)
+
+
+def _gpus(device: Device) -> list[str]:
+    if device is Device.CPU:
+        return []
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

@@ -1,0 +1,59 @@
+"""The process that runs one isolated handler: `python -m workers.child <fd>`, started by `workers.isolation`."""
+
+import os
+import signal
+import sys
+import threading
+from typing import BinaryIO
+
+from control.artefacts import ArtefactStore
+from control.failures import failure_of
+from control.settings import load_settings
+from vlyard.jobs.kinds import KINDS
+from workers.context import Context
+from workers.handlers import load_handler
+from workers.isolation import Assignment, Report
+
+
+def main() -> None:
+    """Do one assignment, and say how it went."""
+    descriptor = int(sys.argv[1])
+    os.set_inheritable(descriptor, False)
+    with os.fdopen(descriptor, "wb", buffering=0) as speech:
+        assignment = Assignment.model_validate_json(sys.stdin.buffer.readline())
+        threading.Thread(target=_die_with_parent, daemon=True).start()
+        _say(speech, _attempt(assignment, speech))
+
+
+def _attempt(assignment: Assignment, speech: BinaryIO) -> Report:
+    try:
+        kind = KINDS[assignment.kind]
+        context = Context(
+            job=assignment.job,
+            attempt=assignment.attempt,
+            folder=assignment.folder,
+            inputs={file.id: file for file in assignment.inputs},
+            store=ArtefactStore(load_settings()),
+            prefix=assignment.prefix,
+            tell=lambda fraction, text: _say(speech, Report(progress=(fraction, text))),
+            check=lambda: None,  # whoever wants this process to stop kills it
+        )
+        result = load_handler(kind)(kind.spec.model_validate(assignment.spec), context)
+        return Report(result=result.model_dump(mode="json"), published=context.published)
+    except Exception as error:  # noqa: BLE001  # the worker is told of everything
+        return Report(failure=failure_of(error))
+
+
+def _say(speech: BinaryIO, report: Report) -> None:
+    speech.write(report.model_dump_json(exclude_defaults=True).encode() + b"\n")
+
+
+def _die_with_parent() -> None:
+    """Kill this process's whole group when the worker's end of standard input closes."""
+    while sys.stdin.buffer.read(4096):
+        pass
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""`vlyard worker`."""
+
+from typing import Annotated
+
+import typer
+
+from control.logs import configure
+from control.settings import load_settings
+from vlyard.errors import Complaint, InvalidInput
+from vlyard.jobs.kinds import KINDS, Device
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to the command line."""
+    app.command()(worker)
+
+
+def worker(
+    device: Annotated[Device, typer.Option(help="Which kinds of jobs it may run: those of the GPU, or of the CPU.")],
+    pool: Annotated[str, typer.Option(help="The pool that it works for.")] = "default",
+    kinds: Annotated[str, typer.Option(help="The kinds that it runs, with commas; default: all of its device.")] = "",
+    slots: Annotated[int, typer.Option(min=1, help="How many jobs it runs at once.")] = 1,
+    name: Annotated[str, typer.Option(help="Its name; default: device, process and host.")] = "",
+) -> None:
+    """Run a worker."""
+    from workers.app import Post, default_name, work  # Celery takes a while
+
+    configure()
+    post = Post(pool, device, _kinds(device, kinds), slots, name or default_name(device))
+    work(load_settings(), post)
+
+
+def _kinds(device: Device, text: str) -> list[str]:
+    own = [kind.name for kind in KINDS.values() if kind.device is device]
+    asked = [name.strip() for name in text.split(",") if name.strip()] or own
+    complaints = [
+        Complaint("--kinds", f"{name} is not a kind of the {device}", f"choose from {', '.join(own)}")
+        for name in asked
+        if name not in own
+    ]
+    if complaints:
+        raise InvalidInput("this worker cannot run that", complaints)
+    return asked

@@ -1,0 +1,131 @@
+"""Running a handler in a process group of its own, which can be killed at any moment.
+
+The child is a fresh interpreter, never a fork. Its standard input brings the assignment and then stays open: when it
+closes, whatever the reason, the child kills its group, so that no worker's death leaves an orphan. What the child has
+to say comes back through a pipe, one JSON document a line.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from vlyard.errors import ChildDied
+from vlyard.files import Stored
+from vlyard.jobs.view import Failure
+from workers.lease import Hold
+
+# A child reaches the artefact store and nothing else of ours.
+_KEPT_FROM_CHILDREN = {"VLYARD_DATABASE_URL", "VLYARD_REDIS_URL", "VLYARD_FLOWER_PASSWORD"}
+
+
+class Assignment(BaseModel):
+    """What a child is told to do."""
+
+    kind: str
+    spec: dict[str, object]
+    job: UUID
+    attempt: int
+    folder: Path
+    inputs: list[Stored]
+    prefix: str
+
+
+class Report(BaseModel):
+    """What a child says: how far it is, or how it ended."""
+
+    progress: tuple[float | None, str] | None = None
+    result: dict[str, object] | None = None
+    published: list[Stored] = []
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class HandlerFailed(Exception):
+    """The handler failed in its own process, and this is what it said."""
+
+    failure: Failure
+
+
+def run_isolated(assignment: Assignment, hold: Hold, grace_seconds: float) -> Report:
+    """Run the assignment's handler in a child; returns its last report, which carries the result.
+
+    Raises `HandlerFailed` with what the handler said, `ChildDied` where it died in silence, and the hold's reason
+    where it was stopped.
+    """
+    with _child() as (process, speech):
+        hold.on_stop = lambda: _end_group(process, grace_seconds)
+        if hold.stop_reason is not None:
+            _end_group(process, grace_seconds)
+        assert process.stdin is not None
+        last = Report()
+        with suppress(BrokenPipeError):  # it died before it could listen: its exit says the rest
+            process.stdin.write(assignment.model_dump_json().encode() + b"\n")
+            process.stdin.flush()
+        for line in speech:
+            last = Report.model_validate_json(line)
+            if last.progress is not None:
+                hold.tell(*last.progress)
+        code = process.wait()
+        hold.on_stop = lambda: None
+    hold.check()
+    if last.failure is not None:
+        raise HandlerFailed(last.failure)
+    if last.result is None:
+        raise ChildDied(f"the process that ran the attempt {_told(code)} before it said anything")
+    return last
+
+
+@contextmanager
+def _child() -> Iterator[tuple["subprocess.Popen[bytes]", Iterator[bytes]]]:
+    read_end, write_end = os.pipe()
+    environment = {name: value for name, value in os.environ.items() if name not in _KEPT_FROM_CHILDREN}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workers.child", str(write_end)],
+        stdin=subprocess.PIPE,
+        pass_fds=(write_end,),
+        start_new_session=True,
+        env=environment,
+    )
+    os.close(write_end)
+    try:
+        with os.fdopen(read_end, "rb") as speech:
+            yield process, speech
+    finally:
+        _kill_group(process.pid)  # it may have left grandchildren
+        process.wait()
+        if process.stdin is not None:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+
+
+def _end_group(process: "subprocess.Popen[bytes]", grace_seconds: float) -> None:
+    """Ask the group to end, and kill it when its time is over. Returns at once."""
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    timer = threading.Timer(grace_seconds, _kill_group, (process.pid,))
+    timer.daemon = True
+    timer.start()
+
+
+def _kill_group(group: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _told(code: int) -> str:
+    if code >= 0:
+        return f"exited with code {code}"
+    name = signal.Signals(-code).name
+    hint = ", as the system does when memory runs out," if -code == signal.SIGKILL else ""
+    return f"was ended by {name}{hint}"

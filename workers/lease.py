@@ -1,0 +1,143 @@
+"""Keeping the leases of what a worker holds, from a thread and a database connection of its own.
+
+One transaction per beat renews every lease, says that the worker lives, stores progress, and brings back who is to
+stop. When renewing fails for two thirds of a lease, the worker fences itself: it stops its work and commits nothing,
+because by the time it could, somebody else may have the job.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+
+from db import queue, workers
+from db.queue import Pair
+from db.session import Database
+from vlyard.errors import Cancelled, StaleAttempt, TimeLimitExceeded, Unavailable, VLyardError
+from vlyard.jobs.view import Progress
+
+log = structlog.get_logger()
+
+_LONGEST_BEAT_SECONDS = 1.0  # cancelling is heard within this
+_FENCE = 2 / 3  # of a lease without renewal, and the worker stops by itself
+_HUNG_EXIT_CODE = 70
+
+
+@dataclass
+class Hold:
+    """One attempt that this worker holds: where its handler asks whether to stop, and says how far it is."""
+
+    pair: Pair
+    renewed_at: float  # monotonic
+    deadline: float  # monotonic
+    killable: bool  # whether `on_stop` ends the work by force; otherwise the handler must look
+    stop_reason: VLyardError | None = None
+    stopped_at: float = 0.0
+    on_stop: Callable[[], None] = lambda: None
+    _progress: Progress | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def check(self) -> None:
+        """Raise the reason to stop, if there is one."""
+        if self.stop_reason is not None:
+            raise self.stop_reason
+
+    def tell(self, fraction: float | None, text: str) -> None:
+        """Note how far the attempt is; the next beat stores it."""
+        with self._lock:
+            self._progress = Progress(fraction=fraction, text=text)
+
+    def take_progress(self) -> Progress | None:
+        """What was told since the last beat."""
+        with self._lock:
+            progress, self._progress = self._progress, None
+        return progress
+
+    def stop(self, reason: VLyardError) -> None:
+        """Tell the work to stop; the first reason stands."""
+        if self.stop_reason is None:
+            self.stop_reason = reason
+            self.stopped_at = time.monotonic()
+            self.on_stop()
+
+
+class LeaseKeeper:
+    """Renews the leases of one worker."""
+
+    def __init__(self, database: Database, worker: UUID, lease_seconds: float, grace_seconds: float) -> None:
+        self._database = database
+        self._worker = worker
+        self._lease = lease_seconds
+        self._grace = grace_seconds
+        self._beat = min(lease_seconds / 4, _LONGEST_BEAT_SECONDS)
+        self._holds: dict[Pair, Hold] = {}
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(timeout=10)
+
+    @contextmanager
+    def holding(self, pair: Pair, claimed_at: float, limit_seconds: float, *, killable: bool) -> Iterator[Hold]:
+        """Keep the lease of a claimed attempt while the block runs. `claimed_at` is a moment before the claim."""
+        hold = Hold(pair, claimed_at, time.monotonic() + limit_seconds, killable)
+        with self._lock:
+            self._holds[pair] = hold
+        try:
+            yield hold
+        finally:
+            with self._lock:
+                del self._holds[pair]
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._beat):
+            with self._lock:
+                holds = dict(self._holds)
+            try:
+                self._renew(holds)
+            except Unavailable as error:
+                log.warning("leases not renewed", reason=str(error), held=len(holds))
+            self._judge()
+
+    def _renew(self, holds: dict[Pair, Hold]) -> None:
+        asked_at = time.monotonic()
+        progress = {pair: told for pair, hold in holds.items() if (told := hold.take_progress())}
+        with self._database.transaction() as session:
+            workers.beat(session, self._worker)
+            renewed = queue.renew(session, self._worker, list(holds), self._lease) if holds else []
+            for pair, told in progress.items():
+                queue.record_progress(session, self._worker, pair, told.model_dump(mode="json"))
+        for row in renewed:
+            hold = holds.pop((row.job, row.attempt))
+            hold.renewed_at = asked_at
+            if row.cancel_requested:
+                hold.stop(Cancelled())
+        for pair, hold in holds.items():
+            if pair in self._holds:  # not one that ended while the statement ran
+                hold.stop(StaleAttempt())
+
+    def _judge(self) -> None:
+        now = time.monotonic()
+        for hold in self._current():
+            if now - hold.renewed_at > self._lease * _FENCE:
+                hold.stop(StaleAttempt("the lease could not be renewed in time"))
+            if now > hold.deadline:
+                hold.stop(TimeLimitExceeded())
+            if hold.stop_reason and not hold.killable and now - hold.stopped_at > self._lease + self._grace:
+                # A thread cannot be killed. Its process can, and gives back the GPU and every lease that it holds.
+                log.error("a handler does not stop: the worker ends", job=str(hold.pair[0]), attempt=hold.pair[1])
+                os._exit(_HUNG_EXIT_CODE)
+
+    def _current(self) -> list[Hold]:
+        with self._lock:
+            return list(self._holds.values())
