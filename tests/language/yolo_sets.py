@@ -53,7 +53,7 @@ def converted(
     source: Path,
     output: Path,
     chosen: Options | None = None,
-    progress: Callable[[float | None, str], object] = lambda fraction, text: None,
+    progress: Callable[[float | None, str], object] = print,
 ) -> tuple[ConversionReport, dict[str, Any]]:
     """Convert; returns the value and `report.json` as it was written."""
     report = convert(source, output, chosen or options(), progress)

@@ -60,7 +60,7 @@ class _Meter:
     def member(self, name: str) -> None:
         self.members += 1
         if self.members > self.limits.members:
-            raise _refused(name, f"the archive has more than {self.limits.members} members", "split the data set")
+            raise _too_many(name, self.limits)
 
     def add(self, name: str, count: int) -> None:
         self.bytes += count
@@ -80,7 +80,7 @@ def unpack(archive: Path, folder: Path, limits: Limits = DEFAULT_LIMITS) -> None
     meter = _Meter(archive.stat().st_size, limits)
     name = archive.name
     try:
-        for member in _members(archive):
+        for member in _members(archive, limits):
             name = member.name
             meter.member(name)
             _unpack_member(member, folder, meter)
@@ -139,11 +139,11 @@ def _safe_parts(name: str) -> tuple[str, ...]:
 # --- the two families -----------------------------------------------------------------------------------------
 
 
-def _members(archive: Path) -> Iterator[_Member]:
+def _members(archive: Path, limits: Limits) -> Iterator[_Member]:
     with archive.open("rb") as file:
         magic = file.read(262 + 3)
     if magic.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return _zip_members(archive)
+        return _zip_members(archive, limits)
     for mark, opened in _COMPRESSED.items():
         if magic.startswith(mark):
             return _tar_members(cast(IO[bytes], opened(archive)))
@@ -159,9 +159,11 @@ _COMPRESSED: Mapping[bytes, Callable[[Path], object]] = {
 }
 
 
-def _zip_members(archive: Path) -> Iterator[_Member]:
+def _zip_members(archive: Path, limits: Limits) -> Iterator[_Member]:
     with zipfile.ZipFile(archive) as packed:
         entries = packed.infolist()
+        if len(entries) > limits.members:  # unlike a tar, it can be counted first
+            raise _too_many(archive.name, limits)
         _refuse_overlaps(entries)
         for entry in entries:
             if entry.flag_bits & 0x1:
@@ -210,6 +212,10 @@ class _SmallReads:
 
 def _kind_of(kind: int) -> str:
     return "link" if kind == stat.S_IFLNK else "device or another special file"
+
+
+def _too_many(name: str, limits: Limits) -> RefusedArchive:
+    return _refused(name, f"the archive has more than {limits.members} members", "split the data set")
 
 
 def _refused(name: str, what: str, fix: str) -> RefusedArchive:

@@ -109,7 +109,7 @@ class _Conversion:
     def __init__(self, dataset: Dataset, folder: Path, options: Options, rows: Path) -> None:
         self.dataset, self.folder, self.options = dataset, folder, options
         self.account = Account(rows, options.policy)
-        self.writer = SharegptWriter(folder, options.name, options.prompt)
+        self.writer = SharegptWriter(folder, options.name, options.prompt, dataset.splits[0].name)
         self.sheet: list[tuple[Image.Image, list[tuple[Box, str]]]] = []
 
     def run(self, progress: Callable[[float | None, str], object]) -> ConversionReport:
@@ -160,7 +160,7 @@ class _Conversion:
         except UnreadablePicture as damage:
             finding = faults.UNREADABLE_PICTURE.found(damage="; ".join(c.what for c in damage.complaints))
         lines = count_lines(entry.label) if entry.label else 0
-        self.account.whole(name.encode("utf-8", "replace").decode(), finding, lines=lines)
+        self.account.whole(name, finding, lines=lines)
         self.account.pictures["refused"] += 1
         return None
 

@@ -4,7 +4,7 @@ The table `LAYOUTS` is tried from its top. A layout reads the set's own lists an
 label. Paths that lead nowhere are looked for by their last parts, and the evidence says so.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -12,10 +12,10 @@ from typing import TypeVar
 import yaml
 
 from vlyard.errors import Complaint, InvalidInput
-from vlyard.formats.tree import Tree
+from vlyard.formats.tree import Tree, storable
 from vlyard.formats.yolo import Classes
 
-_TEXT_LIMIT = 8 * 2**20  # bytes of a file that names classes: nine thousand names take a fifth of a megabyte
+_TEXT_LIMIT = 2**20  # bytes of a file that names classes: nine thousand names take a fifth of that
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _Said = TypeVar("_Said")  # what a description says, as its own format gives it
 _NAMES_FILES = ("classes.txt", "_darknet.labels", "obj.names", "classes.names")
@@ -40,7 +40,7 @@ class Dataset:
     """A data set as it was recognised."""
 
     tree: Tree
-    layout: str
+    layout: str  # ultralytics, roboflow, darknet or same_folder
     evidence: tuple[str, ...]  # what was seen, in sentences
     classes: Classes
     splits: tuple[Split, ...]
@@ -49,22 +49,17 @@ class Dataset:
     names_file: Path | None = None  # the text file that names the classes
 
 
-@dataclass(frozen=True)
-class Layout:
-    name: str
-    recognise: Callable[[Tree], Dataset | None]
-
-
 def recognise(tree: Tree) -> Dataset:
     """Which layout the folder has. Raises `InvalidInput` where what describes the set is broken or ambiguous."""
-    found = (layout.recognise(tree) for layout in LAYOUTS)
-    return next(dataset for dataset in found if dataset is not None)
+    found = (layout(tree) for layout in LAYOUTS)
+    dataset = next(dataset for dataset in found if dataset is not None)
+    return replace(dataset, evidence=tuple(map(storable, dataset.evidence)))
 
 
 # --- data.yaml: Ultralytics and Roboflow ----------------------------------------------------------------------
 
 
-def _ultralytics(tree: Tree) -> Dataset | None:
+def _described_by_yaml(tree: Tree) -> Dataset | None:
     described = _shallowest(tree, dict(_descriptions(tree)))
     if described is None:
         return None
@@ -85,29 +80,22 @@ def _ultralytics(tree: Tree) -> Dataset | None:
         evidence += [_resolved(tree, key, source, bases) for source in sources]
         splits.append(Split(split, sources))
     classes, remarks = _yaml_classes(tree.name(file), said)
-    return Dataset(tree, "ultralytics", (*evidence, *remarks), classes, tuple(splits), bases, tree.name(file))
+    signs = _roboflow_signs(file, said, splits)
+    if signs:
+        remarks.append(f"a Roboflow export, by {', '.join(signs)}")
+    layout = "roboflow" if signs else "ultralytics"
+    return Dataset(tree, layout, (*evidence, *remarks), classes, tuple(splits), bases, tree.name(file))
 
 
-def _roboflow(tree: Tree) -> Dataset | None:
-    dataset = _ultralytics(tree)
-    if dataset is None:
-        return None
-    file = tree.root / dataset.described_by
-    signs = [name for name in ("README.roboflow.txt", "README.dataset.txt") if (file.parent / name).is_file()]
-    if isinstance(_load_yaml(tree, file).get("roboflow"), dict):
-        signs.insert(0, "its roboflow: block")
-    elsewhere = [
-        source.written
-        for split in dataset.splits
-        for source in split.sources
-        if source.written.startswith("../") and source.path and not (file.parent / source.written).is_dir()
-    ]
-    if elsewhere and (file.parent / elsewhere[0].removeprefix("../")).is_dir():
-        signs.append(f"{elsewhere[0]} which lies one folder nearer")
-    if not signs:
-        return None
-    evidence = (*dataset.evidence, f"a Roboflow export, by {', '.join(signs)}")
-    return replace(dataset, layout="roboflow", evidence=evidence)
+def _roboflow_signs(file: Path, said: Mapping[str, object], splits: Sequence[Split]) -> list[str]:
+    """How a Roboflow export can be told from another set with a data.yaml."""
+    signs = ["its roboflow: block"] if isinstance(said.get("roboflow"), dict) else []
+    signs += [name for name in ("README.roboflow.txt", "README.dataset.txt") if (file.parent / name).is_file()]
+    for written in (source.written for split in splits for source in split.sources):
+        nearer = file.parent / written.removeprefix("../")
+        if written.startswith("../") and nearer.is_dir() and not (file.parent / written).is_dir():
+            return [*signs, f"{written}, which lies one folder nearer"]
+    return signs
 
 
 def _descriptions(tree: Tree) -> Iterator[tuple[Path, dict[str, object]]]:
@@ -229,12 +217,8 @@ def _named_by(tree: Tree, file: Path | None) -> tuple[Classes, str]:
     return Classes(names), f"{tree.name(file)} names {len(names)} classes"
 
 
-LAYOUTS = (
-    Layout("roboflow", _roboflow),  # before ultralytics, of which it is a special case
-    Layout("ultralytics", _ultralytics),
-    Layout("darknet", _darknet),
-    Layout("same_folder", _same_folder),  # recognises everything
-)
+# Tried from the top; the last one recognises everything.
+LAYOUTS: tuple[Callable[[Tree], Dataset | None], ...] = (_described_by_yaml, _darknet, _same_folder)
 
 
 def _shallowest(tree: Tree, described: Mapping[Path, _Said]) -> tuple[Path, _Said] | None:
@@ -257,8 +241,8 @@ def _text(tree: Tree, file: Path) -> str:
 
 
 def _clean(name: str) -> str:
-    return name.strip().encode("utf-8", "replace").decode("utf-8")
+    return storable(name.strip())
 
 
 def _invalid(where: str, what: str, fix: str) -> InvalidInput:
-    return InvalidInput("The data set cannot be read", [Complaint(where, what, fix)])
+    return InvalidInput("The data set cannot be read", [Complaint(storable(where), storable(what), fix)])

@@ -31,6 +31,7 @@ import orjson
 
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.formats.faults import Finding, Policy, Status, judge
+from vlyard.formats.tree import storable
 from vlyard.formats.yolo import LabelLine, Spelling
 
 VERSION = 1
@@ -93,6 +94,7 @@ class Account:
     def _row(self, file: str, line: int | None, status: Status, findings: Sequence[Finding], lines: int) -> None:
         reason = "; ".join(finding.reason for finding in findings)
         how = "; ".join(finding.mending for finding in findings) if status is not Status.REFUSED else ""
+        file, reason = storable(file), storable(reason)
         where = file if line is None else f"{file}:{line}"
         if not all(finding.fault.harmless for finding in findings):
             complaint = Complaint(where, reason)

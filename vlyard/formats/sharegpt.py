@@ -38,12 +38,12 @@ def check_prompt(prompt: str) -> None:
 class SharegptWriter:
     """Writes samples one at a time, a file for each split; nothing is held in memory.
 
-    The first split's file is `<name>.json`, and those of the others are `<name>_<split>.json`, so that a trainer
+    The file of `main_split` is `<name>.json`, and those of the others are `<name>_<split>.json`, so that a trainer
     that is given the name never sees what is kept for testing.
     """
 
-    def __init__(self, folder: Path, name: str, prompt: str) -> None:
-        self.folder, self.name = folder, name
+    def __init__(self, folder: Path, name: str, prompt: str, main_split: str) -> None:
+        self.folder, self.name, self.main_split = folder, name, main_split
         self.question = f"{IMAGE}\n{prompt}"
         self._open: dict[str, BinaryIO] = {}
         self.names: dict[str, str] = {}  # split -> the data set's name in dataset_info.json
@@ -61,7 +61,7 @@ class SharegptWriter:
 
     def _file(self, split: str) -> BinaryIO:
         if split not in self._open:
-            self.names[split] = f"{self.name}_{split}" if self._open else self.name
+            self.names[split] = self.name if split == self.main_split else f"{self.name}_{split}"
             self._open[split] = (self.folder / f"{self.names[split]}.json").open("wb")
             self._open[split].write(b"[\n")
         return self._open[split]

@@ -21,6 +21,11 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
+def storable(text: str) -> str:
+    """The text without what no JSON can hold: a file's name may have bytes that are no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
 @dataclass(frozen=True)
 class Tree:
     """The folder `root` and everything below it."""

@@ -7,7 +7,7 @@ read, and code that lies beside them is never run.
 import json
 import time
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias
@@ -89,12 +89,10 @@ def load_model(folder: Path) -> LoadedModel:
         device.type,
         dtype,
         torch.cuda.get_device_capability() if device.type == "cuda" else (0, 0),
-        find_spec("flash_attn") is not None,
+        device.type == "cuda" and _importable("flash_attn"),
     )
     try:
         model, processor = naming_out_of_memory(lambda: _read(folder, device, dtype, attention))
-    except ImportError as error:
-        raise MissingProgram(f"{attention} is installed and does not work: {error}") from error
     except _DAMAGE as damage:
         first = next(iter(str(damage).splitlines()), "") or type(damage).__name__
         raise _refused(folder.name, f"it cannot be loaded: {first}", "copy the checkpoint again") from damage
@@ -136,6 +134,15 @@ def check_checkpoint(folder: Path) -> None:
                 raise _refused(
                     f"{folder.name}/{index.name}", f"there is no file {shard!r}", "copy the checkpoint again"
                 )
+
+
+def _importable(module: str) -> bool:
+    """Whether it works, and not only whether it is installed: flash-attn is often built for another torch."""
+    try:
+        import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 def _missing(folder: Path, alternatives: tuple[str, ...]) -> tuple[str, str]:

@@ -7,22 +7,31 @@ from pathlib import Path
 import torch
 
 from workers.qwen.demo.architecture import build
+from workers.qwen.demo.measuring import measure
 from workers.qwen.demo.training import Recipe, train
+from workers.qwen.loading import load_model
+
+_PICTURES, _HELD_OUT = 128, 99  # how many pictures of which seed it is measured on: not the training's
 
 log = logging.getLogger("workers.qwen.demo")
 
 
 def main() -> None:
-    """Build, train, save as bf16."""
+    """Make the checkpoint, load it as a worker does, and say how well it finds things."""
     arguments = _arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
-    recipe = Recipe(steps=arguments.steps, seed=arguments.seed)
+    make_checkpoint(arguments.output, Recipe(steps=arguments.steps, seed=arguments.seed))
+    log.info("on %d other pictures: %s", _PICTURES, measure(load_model(arguments.output), _PICTURES, _HELD_OUT))
+
+
+def make_checkpoint(output: Path, recipe: Recipe) -> None:
+    """Build, train in fp32, and save as bf16, which every device loads without a change to the numbers."""
     model, processor = build(recipe.seed)
     train(model, processor, recipe)
-    model.to(torch.bfloat16).save_pretrained(arguments.output)
-    processor.save_pretrained(arguments.output)
-    for file in arguments.output.iterdir():
+    model.to(torch.bfloat16).save_pretrained(output)
+    processor.save_pretrained(output)
+    for file in output.iterdir():
         file.chmod(0o644)  # the weights are saved for their owner alone, and others serve them
 
 

@@ -106,9 +106,7 @@ def _generation(tokenizer: Qwen2Tokenizer) -> Any:
     """As Qwen3-VL's own, which samples with temperature 0.7, top-p 0.8 and top-k 20."""
     end, stop = tokenizer.pad_token_id, tokenizer.eos_token_id
     make: Any = GenerationConfig
-    return make(
-        do_sample=True, temperature=0.7, top_p=0.8, top_k=20, pad_token_id=end, eos_token_id=[stop, end]
-    )
+    return make(do_sample=True, temperature=0.7, top_p=0.8, top_k=20, pad_token_id=end, eos_token_id=[stop, end])
 
 
 def _processor(tokenizer: Qwen2Tokenizer) -> Processor:

@@ -1,0 +1,191 @@
+"""Archives are unpacked into their folder and nowhere else, or refused by name."""
+
+import io
+import os
+import stat
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from vlyard.errors import RefusedArchive
+from vlyard.formats.archive import Limits, pack, unpack
+
+FILES = {"a.txt": b"one", "deep/er/b.txt": b"two" * 1000, "deep/Größe 猫.txt": b""}
+
+
+def _zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def _tar(path: Path, members: list[tuple[tarfile.TarInfo, bytes]], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for member, content in members:
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def _member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def _refused(archive: Path, folder: Path, limits: Limits | None = None) -> str:
+    """Unpack beside a canary; returns the refusal, and proves that nothing was written elsewhere."""
+    before = _files(folder)
+    with pytest.raises(RefusedArchive) as refusal:
+        unpack(archive, folder / "inside", limits or Limits())
+    after = {name: content for name, content in _files(folder).items() if not name.startswith("inside/")}
+    assert after == before
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
+def test_a_good_archive_is_unpacked_whole_whatever_its_name_says(tmp_path: Path, ending: str) -> None:
+    archive = tmp_path / "upload.bin"
+    if ending == "zip":
+        _zip(archive, {"deep/": b"", **FILES})
+    else:
+        mode = "w:" + ending.removeprefix("tar").removeprefix(".")
+        _tar(archive, [(_member("deep", tarfile.DIRTYPE), b""), *((_member(n), c) for n, c in FILES.items())], mode)
+    unpack(archive, tmp_path / "inside")
+    assert _files(tmp_path / "inside") == FILES
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.txt", "a/../../evil.txt", "..\\evil.txt", "/etc/evil", "\\evil", "C:\\evil", "C:/evil"]
+)
+def test_a_path_that_leads_elsewhere_is_refused_and_named(tmp_path: Path, name: str) -> None:
+    raw = zipfile.ZipInfo("x")
+    raw.filename = name
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(raw, b"evil")
+    assert name in _refused(tmp_path / "a.zip", tmp_path)
+    tar = _tar(tmp_path / "a.tar", [(_member(name), b"evil")])
+    assert name in _refused(tar, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE],
+)
+def test_a_tar_with_anything_but_files_and_folders_is_refused(tmp_path: Path, kind: bytes) -> None:
+    archive = _tar(tmp_path / "a.tar", [(_member("bad", kind, "/etc/passwd"), b"")])
+    assert "bad: it is a" in _refused(archive, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO])
+def test_a_zip_with_anything_but_files_and_folders_is_refused(tmp_path: Path, kind: int) -> None:
+    entry = zipfile.ZipInfo("bad")
+    entry.create_system, entry.external_attr = 3, (kind | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(entry, "/etc/passwd")
+    assert "bad: it is a" in _refused(tmp_path / "a.zip", tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar.gz", "tar.bz2", "tar.xz"])
+def test_a_thousand_to_one_is_refused_before_it_fills_the_disk(tmp_path: Path, ending: str) -> None:
+    archive, zeros = tmp_path / "a", bytes(40 * 2**20)
+    if ending == "zip":
+        _zip(archive, {"bomb": zeros})
+    else:
+        _tar(archive, [(_member("bomb"), zeros)], "w:" + ending.removeprefix("tar."))
+    assert "200 times" in _refused(archive, tmp_path)
+    assert (tmp_path / "inside" / "bomb").stat().st_size < 10 * 2**20
+
+
+def test_too_many_members_and_too_many_bytes_are_refused(tmp_path: Path) -> None:
+    archive = _zip(tmp_path / "a.zip", {f"{number}.txt": b"content" for number in range(20)})
+    assert "more than 10 members" in _refused(archive, tmp_path, Limits(members=10))
+    assert "more than 30 bytes" in _refused(archive, tmp_path / "again", Limits(bytes=30))
+
+
+def test_a_zip_with_too_many_members_is_refused_before_any_is_unpacked(tmp_path: Path) -> None:
+    archive = _zip(tmp_path / "a.zip", {str(number): b"" for number in range(2_000)})
+    _refused(archive, tmp_path, Limits(members=1_999))
+    assert not any((tmp_path / "inside").iterdir())
+    assert Limits().members < 100_000
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_member_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.txt", b"one")
+        archive.writestr("./a.txt", b"two")
+    assert "a.txt: it is in the archive twice" in _refused(tmp_path / "a.zip", tmp_path)
+    tar = _tar(tmp_path / "a.tar", [(_member("b"), b"file"), (_member("b/c"), b"in a file")])
+    assert "b/c" in _refused(tar, tmp_path / "again")
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    path = _zip(tmp_path / "a.zip", {"first": os.urandom(5000), "second": os.urandom(5000)})
+    content = bytearray(path.read_bytes())
+    directory = content.rindex(b"PK\x01\x02")
+    struct.pack_into("<I", content, directory + 42, 0)  # the second member's data begin where the first one's do
+    path.write_bytes(content)
+    assert "overlaps" in _refused(path, tmp_path)
+
+
+def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
+    path = _zip(tmp_path / "a.zip", {"secret.txt": b"x"})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x03\x04") + 6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    assert "secret.txt: it is encrypted" in _refused(path, tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
+def test_a_damaged_archive_is_refused_and_not_half_believed(tmp_path: Path, ending: str) -> None:
+    whole = tmp_path / "whole"
+    noise = {f"{number}.bin": os.urandom(30_000) for number in range(4)}
+    if ending == "zip":
+        _zip(whole, noise)
+    else:
+        mode = "w:" + ending.removeprefix("tar").removeprefix(".")
+        _tar(whole, [(_member(n), c) for n, c in noise.items()], mode)
+    content = whole.read_bytes()
+    (tmp_path / "half").write_bytes(content[: len(content) // 2])
+    assert "damaged" in _refused(tmp_path / "half", tmp_path)
+
+
+def test_a_tar_header_that_claims_a_gigabyte_is_not_read_into_memory(tmp_path: Path) -> None:
+    header = bytearray(_member("x", tarfile.XHDTYPE).tobuf())
+    header[124:136] = b"%011o\0" % 2**30
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:512]))
+    (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(10_240))
+    assert "tar header" in _refused(tmp_path / "a.tar", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x1f\x8bnonsense", b"Rar!\x1a\x07\x00"])
+def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "labels.zip").write_bytes(content)
+    assert "labels.zip" in _refused(tmp_path / "labels.zip", tmp_path)
+
+
+def test_a_name_that_the_system_does_not_allow_is_refused(tmp_path: Path) -> None:
+    assert "xxx" in _refused(_zip(tmp_path / "a.zip", {"x" * 300: b"1"}), tmp_path)
+
+
+def test_packing_the_same_files_gives_the_same_bytes(tmp_path: Path) -> None:
+    for place, order in (("one", list(FILES)), ("two", list(reversed(FILES)))):
+        for name in order:
+            path = tmp_path / place / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(FILES[name])
+            os.utime(path, (len(place) * 10**8, len(order) * 10**8 + (place == "two")))
+        pack(tmp_path / place, tmp_path / f"{place}.zip")
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    unpack(tmp_path / "one.zip", tmp_path / "inside")
+    assert _files(tmp_path / "inside") == FILES

@@ -1,0 +1,249 @@
+"""Each layout is recognised by what is in it, and the evidence says how."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.language.yolo_sets import LINE, picture, write_set
+from vlyard.errors import InvalidInput
+from vlyard.formats.entries import Entry, Stray, entries
+from vlyard.formats.layouts import Dataset, recognise
+from vlyard.formats.tree import Tree
+
+PICTURE = picture()
+
+
+def _recognised(root: Path, files: dict[str, str | bytes]) -> Dataset:
+    return recognise(Tree(write_set(root, files)))
+
+
+def _pairs(dataset: Dataset) -> dict[str, tuple[str, str | None]]:
+    """Picture -> (split, label)."""
+    name = dataset.tree.name
+    found = [entry for entry in entries(dataset) if isinstance(entry, Entry)]
+    return {name(e.picture): (e.split, name(e.label) if e.label else None) for e in found}
+
+
+def _strays(dataset: Dataset) -> set[tuple[str, int | None, str]]:
+    strays = [entry for entry in entries(dataset) if isinstance(entry, Stray)]
+    return {(stray.where, stray.line, stray.finding.fault.code) for stray in strays}
+
+
+PARALLEL = {
+    "images/train/a.jpg": PICTURE,
+    "images/val/b.jpg": PICTURE,
+    "labels/train/a.txt": LINE,
+    "labels/val/b.txt": LINE,
+}
+PARALLEL_PAIRS = {
+    "images/train/a.jpg": ("train", "labels/train/a.txt"),
+    "images/val/b.jpg": ("val", "labels/val/b.txt"),
+}
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["[cat, no]", "{1: no, 0: cat}", "\n  0: cat\n  1: no", "\n- cat\n- no"],
+    ids=["list", "dict", "block", "dashes"],
+)
+def test_an_ultralytics_set_is_read_with_its_folders_and_names(tmp_path: Path, names: str) -> None:
+    dataset = _recognised(
+        tmp_path, {**PARALLEL, "data.yaml": f"path: .\ntrain: images/train\nval: images/val\ntest:\nnames: {names}\n"}
+    )
+    assert dataset.layout == "ultralytics"
+    assert dataset.classes.names == {0: "cat", 1: "no"}  # YAML would read the word as False
+    assert _pairs(dataset) == PARALLEL_PAIRS
+    assert not _strays(dataset)
+    assert "data.yaml" in dataset.evidence[0]
+
+
+def test_a_path_that_is_on_another_machine_is_found_by_its_last_parts(tmp_path: Path) -> None:
+    yaml = "path: C:\\data\\cats\ntrain: /home/me/cats/images/train\nval: ..\\images\\val\nnames: [cat]\n"
+    dataset = _recognised(tmp_path, {**PARALLEL, "data.yaml": yaml})
+    assert _pairs(dataset) == PARALLEL_PAIRS
+    assert any("does not resolve; images/train" in sentence for sentence in dataset.evidence)
+
+
+def test_splits_may_be_lists_of_pictures_or_several_folders(tmp_path: Path) -> None:
+    dataset = _recognised(
+        tmp_path,
+        {
+            **PARALLEL,
+            "more/images/c.jpg": PICTURE,
+            "more/labels/c.txt": LINE,
+            "lists/train.txt": "./../images/train/a.jpg\n\nimages/train/gone.jpg\n",
+            "data.yaml": "train: [lists/train.txt, more/images]\nval: images/val\nnames: [cat]\n",
+        },
+    )
+    assert _pairs(dataset) == {**PARALLEL_PAIRS, "more/images/c.jpg": ("train", "more/labels/c.txt")}
+    assert _strays(dataset) == {("lists/train.txt", 3, "picture_missing")}
+
+
+ROBOFLOW = {
+    f"{split}/{kind}/{split}.{ending}": content
+    for split in ("train", "valid", "test")
+    for kind, ending, content in (("images", "jpg", PICTURE), ("labels", "txt", LINE))
+}
+ROBOFLOW_YAML = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 1\nnames: ['cat']\n"
+
+
+@pytest.mark.parametrize("inside", ["", "my project/"])
+def test_a_roboflow_export_is_read_although_its_paths_do_not_resolve(tmp_path: Path, inside: str) -> None:
+    files = {f"{inside}{name}": content for name, content in {**ROBOFLOW, "data.yaml": ROBOFLOW_YAML}.items()}
+    dataset = _recognised(tmp_path, files)
+    assert dataset.layout == "roboflow"
+    assert _pairs(dataset) == {
+        f"{inside}{folder}/images/{folder}.jpg": (split, f"{inside}{folder}/labels/{folder}.txt")
+        for folder, split in (("train", "train"), ("valid", "val"), ("test", "test"))
+    }
+    assert not _strays(dataset)
+    assert any("does not resolve" in sentence for sentence in dataset.evidence)
+
+
+DARKNET = {
+    "data/img/a.jpg": PICTURE,
+    "data/img/a.txt": LINE,
+    "data/obj.names": "cat\ndog",
+    "data/obj.data": "classes= 2\ntrain  = data/train.txt\nvalid = data/train.txt\nnames = data/obj.names\n",
+    "data/train.txt": "data/img/a.jpg\n",
+}
+
+
+@pytest.mark.parametrize("written", ["data/img/a.jpg", "img/a.jpg", "/home/me/darknet/data/img/a.jpg", "x\\img\\a.jpg"])
+def test_a_darknet_set_is_read_from_wherever_its_list_was_written(tmp_path: Path, written: str) -> None:
+    dataset = _recognised(tmp_path, {**DARKNET, "data/train.txt": f"{written}\n"})
+    assert dataset.layout == "darknet"
+    assert dataset.classes.names == {0: "cat", 1: "dog"}
+    assert _pairs(dataset) == {"data/img/a.jpg": ("train", "data/img/a.txt")}
+    assert not _strays(dataset)
+    assert any("same list" in sentence for sentence in dataset.evidence)
+
+
+def test_the_folder_of_a_darknet_set_may_itself_be_the_root(tmp_path: Path) -> None:
+    dataset = _recognised(tmp_path, {name.removeprefix("data/"): content for name, content in DARKNET.items()})
+    assert _pairs(dataset) == {"img/a.jpg": ("train", "img/a.txt")}
+
+
+def test_a_listed_picture_that_was_moved_away_is_found_by_name_and_keeps_its_label(tmp_path: Path) -> None:
+    moved = {name: content for name, content in DARKNET.items() if not name.endswith(".jpg")}
+    dataset = _recognised(tmp_path, {**moved, "photos/deep/a.jpg": PICTURE})
+    assert _pairs(dataset) == {"photos/deep/a.jpg": ("train", "data/img/a.txt")}
+    assert not _strays(dataset)
+
+
+def test_a_name_that_two_pictures_have_is_refused_and_not_guessed(tmp_path: Path) -> None:
+    moved = {name: content for name, content in DARKNET.items() if not name.endswith(".jpg")}
+    dataset = _recognised(tmp_path, {**moved, "one/a.jpg": PICTURE, "two/a.jpg": PICTURE})
+    assert not _pairs(dataset)
+    assert ("data/train.txt", 1, "picture_ambiguous") in _strays(dataset)
+    assert ("data/img/a.txt", None, "orphan_label") in _strays(dataset)
+
+
+@pytest.mark.parametrize("names_file", ["classes.txt", "_darknet.labels", "obj.names"])
+def test_pictures_with_labels_beside_them_are_read_with_their_names_file(tmp_path: Path, names_file: str) -> None:
+    dataset = _recognised(
+        tmp_path, {"a.jpg": PICTURE, "a.txt": LINE, "b.png": PICTURE, names_file: "cat\r\ndog\r\n\r\n"}
+    )
+    assert dataset.layout == "same_folder"
+    assert dataset.classes.names == {0: "cat", 1: "dog"}
+    assert _pairs(dataset) == {"a.jpg": ("train", "a.txt"), "b.png": ("train", None)}
+    assert not _strays(dataset)
+
+
+def test_without_any_names_file_classes_are_called_by_their_ids(tmp_path: Path) -> None:
+    dataset = _recognised(tmp_path, {"a.jpg": PICTURE, "a.txt": LINE})
+    assert dataset.classes.names is None
+    assert any("class_0" in sentence for sentence in dataset.evidence)
+
+
+def test_images_and_labels_folders_are_paired_without_a_description(tmp_path: Path) -> None:
+    dataset = _recognised(
+        tmp_path, {**PARALLEL, "images/train/images/d.jpg": PICTURE, "images/train/labels/d.txt": LINE}
+    )
+    assert _pairs(dataset)["images/train/a.jpg"] == ("train", "labels/train/a.txt")
+    assert _pairs(dataset)["images/train/images/d.jpg"] == ("train", "images/train/labels/d.txt")
+
+
+def test_labels_without_a_picture_and_pictures_without_a_split_are_named(tmp_path: Path) -> None:
+    dataset = _recognised(
+        tmp_path,
+        {
+            **PARALLEL,
+            "labels/train/ghost.txt": LINE,
+            "labels/train/deeper/ghost.txt": LINE,
+            "images/left/c.jpg": PICTURE,
+            "data.yaml": "train: images/train\nval: images/val\ntest: images/test\nnames: [cat]\n",
+        },
+    )
+    assert _strays(dataset) == {
+        ("labels/train/ghost.txt", None, "orphan_label"),
+        ("labels/train/deeper/ghost.txt", None, "orphan_label"),
+        ("images/left/c.jpg", None, "unlisted"),
+        ("data.yaml", None, "split_missing"),
+    }
+
+
+def test_a_letter_to_the_reader_is_no_orphan_label(tmp_path: Path) -> None:
+    dataset = _recognised(
+        tmp_path, {"a.jpg": PICTURE, "a.txt": LINE, "README.txt": "These are cats.", "lost.txt": LINE}
+    )
+    assert _strays(dataset) == {("README.txt", None, "not_labels"), ("lost.txt", None, "orphan_label")}
+
+
+def test_a_picture_that_two_splits_name_is_read_once(tmp_path: Path) -> None:
+    dataset = _recognised(tmp_path, {**PARALLEL, "data.yaml": "train: images/train\nval: images\nnames: [cat]\n"})
+    assert _pairs(dataset) == PARALLEL_PAIRS
+    assert _strays(dataset) == {("images/train/a.jpg", None, "listed_twice")}
+
+
+def test_paths_never_lead_out_of_the_data_set(tmp_path: Path) -> None:
+    write_set(tmp_path, {"secret/images/s.jpg": PICTURE, "secret/list.txt": "a"})
+    yaml = f"path: {tmp_path / 'secret'}\ntrain: ../secret/images\nval: {tmp_path}/secret/list.txt\nnames: [cat]\n"
+    dataset = _recognised(tmp_path / "set", {"data.yaml": yaml, "inside/a.jpg": PICTURE})
+    assert not _pairs(dataset)
+    assert _strays(dataset) == {("data.yaml", None, "split_missing"), ("inside/a.jpg", None, "unlisted")}
+
+
+def test_what_archivers_leave_behind_is_not_looked_at(tmp_path: Path) -> None:
+    dataset = _recognised(
+        tmp_path, {"a.jpg": PICTURE, "a.txt": LINE, "__MACOSX/._a.jpg": b"x", "._a.jpg": b"x", ".git/b.jpg": PICTURE}
+    )
+    assert set(_pairs(dataset)) == {"a.jpg"}
+
+
+def test_a_link_to_a_parent_folder_is_walked_once(tmp_path: Path) -> None:
+    write_set(tmp_path, {"deep/a.jpg": PICTURE, "deep/a.txt": LINE})
+    (tmp_path / "deep" / "again").symlink_to(tmp_path, target_is_directory=True)
+    assert set(_pairs(recognise(Tree(tmp_path)))) == {"deep/a.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("yaml", "complaint"),
+    [
+        ("train: images\nnames: [cat\n", r"data\.yaml:\d+"),
+        ("train: images\nnames: 7\n", "names"),
+        ("train: images\nnames: {cat: 0}\n", "cat"),
+        ("train: images\nnames: [[a, b]]\n", "names"),
+        ("train: images\nnames: &a [*a]\n", r"data\.yaml:2"),
+        ("train: {x: y}\nnames: [cat]\n", "train"),
+        ("train: images\nnames: " + "[" * 1500, r"data\.yaml"),
+    ],
+)
+def test_a_broken_description_is_refused_with_its_place(tmp_path: Path, yaml: str, complaint: str) -> None:
+    with pytest.raises(InvalidInput, match=complaint):
+        _recognised(tmp_path, {"data.yaml": yaml, "images/a.jpg": PICTURE})
+
+
+def test_two_descriptions_side_by_side_are_refused_and_both_named(tmp_path: Path) -> None:
+    yaml = "train: images\nnames: [cat]\n"
+    with pytest.raises(InvalidInput, match=r"one/data\.yaml, two/data\.yaml"):
+        _recognised(tmp_path, {"one/data.yaml": yaml, "two/data.yaml": yaml})
+
+
+def test_yaml_files_that_describe_something_else_do_not_disturb(tmp_path: Path) -> None:
+    files = {
+        "data.yaml": "train: images/train\nval: images/val\nnames: [cat]\n",
+        "hyp.yaml": "lr0: 0.01\n",
+        "x.yaml": "{{",
+    }
+    assert _recognised(tmp_path, {**PARALLEL, **files}).layout == "ultralytics"
