@@ -1,7 +1,9 @@
 """A VLyard of one test's own: its database, its keys in Redis, its bucket; its roles as real processes."""
 
+import hashlib
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,9 +15,10 @@ import psycopg
 from psycopg import sql
 from pydantic import TypeAdapter
 
-from control import lifecycle, submit
+from control import lifecycle, submit, uploads
 from control.accounts import Caller, authenticate, issue_key
 from control.artefacts import ArtefactStore
+from control.commands import prepare
 from control.settings import Settings
 from control.stack.supervisor import Process, Supervisor
 from control.wakeup import Bell, Channel
@@ -24,7 +27,7 @@ from db.models import Attempt, Job, Role
 from db.session import Database
 from vlyard.jobs.kinds import Device
 from vlyard.jobs.state import TERMINAL
-from vlyard.jobs.view import Submission
+from vlyard.jobs.view import NewArtefact, Submission
 
 TEMPLATE = "vlyard_template"
 Answer = TypeVar("Answer")
@@ -67,6 +70,11 @@ class System:
         self.bell.stop()
         self.database.close()
 
+    def prepare(self) -> None:
+        """Migrate the database, and make the bucket: for a system that is not on a copy of the template."""
+        prepare(self.settings.database_url.get_secret_value())
+        self.store.ensure_bucket()
+
     # --- accounts and jobs, without the API -------------------------------------------------------------------
 
     def key(self, team: str = "vision", role: Role = Role.ADMIN) -> str:
@@ -86,6 +94,18 @@ class System:
             job = submit.submit(session, caller, submission, None)
         self.bell.strike(Channel.WORK)
         return job.id
+
+    def upload(self, caller: Caller, name: str, content: bytes, media_type: str = "application/octet-stream") -> UUID:
+        """Store a file as an artefact of the caller's team; returns its id."""
+        new = NewArtefact(
+            name=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), media_type=media_type
+        )
+        with self.database.transaction() as session, tempfile.NamedTemporaryFile() as file:
+            row = uploads.announce(session, caller, new, None)
+            file.write(content)
+            file.flush()
+            self.store.put(row.key, Path(file.name), media_type)
+            return uploads.confirm(session, caller, row.id).id
 
     def cancel(self, caller: Caller, job: UUID) -> None:
         with self.database.transaction() as session:

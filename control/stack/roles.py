@@ -14,13 +14,13 @@ from sqlalchemy import func, select
 
 from control.accounts import authenticate, issue_key
 from control.artefacts import ArtefactStore
+from control.commands import prepare
 from control.settings import Settings
 from control.stack.folder import DataFolder
 from control.stack.ports import LOOPBACK
 from control.stack.stack import Stack
 from control.stack.supervisor import Process
 from db import workers
-from db.migrating import upgrade
 from db.models import Role
 from db.session import Database
 from vlyard.errors import Unauthenticated, Unavailable
@@ -55,7 +55,7 @@ def start_roles(stack: Stack, port: int = 0) -> Doors:
     environment = _environment(stack)
     settings = _settings(environment)
     url = settings.database_url.get_secret_value()
-    upgrade(url)
+    prepare(url)
     ArtefactStore(settings).ensure_bucket()
     doors = Doors(
         api=f"http://{LOOPBACK}:{settings.api_port}",

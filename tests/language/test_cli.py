@@ -281,6 +281,15 @@ def test_a_command_that_is_broken_otherwise_is_not_hidden(tmp_path: Path) -> Non
     assert "a_module_that_nobody_promised" in ran.stderr
 
 
+def test_a_command_of_the_client_loads_nothing_of_the_server(tmp_path: Path) -> None:
+    path = plugin(tmp_path, "raise SystemExit('loaded the server')")
+
+    own, other = run(None, "jobs", "--help", PYTHONPATH=path), run(None, "--help", PYTHONPATH=path)
+
+    assert (own.returncode, own.stderr) == (0, "")
+    assert other.stderr == "loaded the server\n"
+
+
 def test_every_command_explains_itself() -> None:
     shown = run(None, "--help", COLUMNS="200").stdout.splitlines()
 

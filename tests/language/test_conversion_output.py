@@ -257,6 +257,14 @@ def test_an_archive_is_converted_like_its_folder(tmp_path: Path) -> None:
         converted(tmp_path / "x.zip", tmp_path / "none")
 
 
+def test_a_source_may_be_named_by_a_roundabout_path_or_a_link(tmp_path: Path) -> None:
+    write_set(tmp_path / "set", SPLITS)
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    for number, source in enumerate((tmp_path / "set" / ".." / "set", tmp_path / "link")):
+        report, _ = converted(source, tmp_path / f"out{number}")
+        assert (report.layout, report.boxes) == ("ultralytics", 5)
+
+
 @pytest.mark.parametrize(
     ("output", "complaint"),
     [("full", "not an empty folder"), ("full/kept.txt", "not an empty folder"), ("set/out", "inside the source")],
@@ -355,7 +363,7 @@ def test_every_line_and_every_picture_of_any_set_is_accounted_for(
 
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     def peak(pictures: int) -> int:
-        names = (f"a_rather_long_name_of_a_picture_{number:05}" for number in range(pictures))
+        names = (f"a_rather_long_name_{number:05}" for number in range(pictures))
         lines = "".join(f"0 0.5 0.5 0.5 0.{digits}\n0 0.5 0.5 0.5 0.{digits} 0.9\n" for digits in range(101, 131))
         files: dict[str, str | bytes] = {"data.yaml": "train: images\nnames: [cat]\n"}
         for name in names:

@@ -29,7 +29,7 @@ def _strays(dataset: Dataset) -> set[tuple[str, int | None, str]]:
     return {(stray.where, stray.line, stray.finding.fault.code) for stray in strays}
 
 
-PARALLEL = {
+PARALLEL: dict[str, str | bytes] = {
     "images/train/a.jpg": PICTURE,
     "images/val/b.jpg": PICTURE,
     "labels/train/a.txt": LINE,
@@ -79,7 +79,7 @@ def test_splits_may_be_lists_of_pictures_or_several_folders(tmp_path: Path) -> N
     assert _strays(dataset) == {("lists/train.txt", 3, "picture_missing")}
 
 
-ROBOFLOW = {
+ROBOFLOW: dict[str, str | bytes] = {
     f"{split}/{kind}/{split}.{ending}": content
     for split in ("train", "valid", "test")
     for kind, ending, content in (("images", "jpg", PICTURE), ("labels", "txt", LINE))
@@ -100,7 +100,7 @@ def test_a_roboflow_export_is_read_although_its_paths_do_not_resolve(tmp_path: P
     assert any("does not resolve" in sentence for sentence in dataset.evidence)
 
 
-DARKNET = {
+DARKNET: dict[str, str | bytes] = {
     "data/img/a.jpg": PICTURE,
     "data/img/a.txt": LINE,
     "data/obj.names": "cat\ndog",

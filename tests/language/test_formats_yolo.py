@@ -1,6 +1,7 @@
 """Every line of a label file is kept, fixed or refused, and nothing else happens to it."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -152,7 +153,7 @@ line_of_text = st.lists(field, max_size=8).map(" ".join) | st.just(GOOD) | st.ju
     st.lists(line_of_text, max_size=12),
     st.sampled_from(["\n", "\r\n"]),
     st.booleans(),
-    st.sampled_from(Policy.__args__),
+    st.sampled_from(get_args(Policy)),
 )
 def test_every_line_that_is_not_blank_is_accounted_for_once(
     tmp_path: Path, lines: list[str], newline: str, marked: bool, policy: Policy

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
@@ -14,7 +15,7 @@ from vlyard.jobs.kinds import KINDS, Kind
 from vlyard.jobs.spec import Result, Spec
 from vlyard.jobs.view import Submission
 
-VALUES = {UUID: str(uuid4()), str: "What is there?"}  # for a required field, by its type
+VALUES: Mapping[Any, str] = {UUID: str(uuid4()), str: "What is there?"}  # for a required field, by its type
 
 
 def example(row: Kind) -> dict[str, Any]:

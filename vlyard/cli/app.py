@@ -7,7 +7,7 @@ and the help says how to get them.
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points, requires
 from typing import Annotated
 
@@ -27,7 +27,7 @@ Register = Callable[[typer.Typer], None]
 def main() -> None:
     """Run the command line and exit: 0, 2 for the user's fault, 130 after Ctrl-C, 1 for everything else."""
     try:
-        build()(prog_name="vlyard")
+        build(sys.argv[1:])(prog_name="vlyard")
     except VLyardError as error:
         _explain(error)
         sys.exit(THEIRS if error.blame is Blame.USER else OURS)
@@ -35,21 +35,32 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
-def build() -> typer.Typer:
-    """The application with every command whose packages are installed."""
-    registers, missing = _installed()
+def build(words: Sequence[str]) -> typer.Typer:
+    """The application that can answer a command line: with every command whose packages are installed.
+
+    The server's packages take seconds to load, so they are left alone where the first word is the client's own.
+    """
     app = typer.Typer(
         name="vlyard",
         help="From labelled pictures to a tuned, measured, exported Qwen3-VL.",
-        epilog=_offer(missing),
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
     )
     app.callback()(_options)
-    for register in (jobs.register, convert.register, *registers):
-        register(app)
+    jobs.register(app)
+    convert.register(app)
+    if not set(words[:1]) & {"--version", *_names(app)}:
+        registers, missing = _installed()
+        for register in registers:
+            register(app)
+        app.info.epilog = _offer(missing)
     return app
+
+
+def _names(app: typer.Typer) -> Iterator[str]:
+    for command in app.registered_commands:
+        yield command.name or getattr(command.callback, "__name__", "")
 
 
 def _print_version(wanted: bool) -> None:

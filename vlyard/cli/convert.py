@@ -34,10 +34,9 @@ def convert(  # noqa: PLR0917  # typer reads the parameters, and nobody calls it
     """Turn YOLO labels into a Qwen3-VL grounding data set on this machine, without a server."""
     options = Options(name=name, prompt=prompt, policy=policy, keep_empty=keep_empty)
     # The bar goes to stderr, and only where somebody looks at it; stdout is for the result.
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True),
-        transient=True, disable=json,
-    ) as bar:  # fmt: skip
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=json or not console.is_terminal) as bar:
         task = bar.add_task("reading", total=1.0)
 
         def progress(fraction: float | None, text: str) -> None:

@@ -69,7 +69,7 @@ def convert(
     """
     check_prompt(options.prompt)
     _check_name(options.name)
-    source, output = source.absolute(), output.absolute()
+    source, output = source.resolve(), output.absolute()
     _check_places(source, output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
@@ -95,7 +95,7 @@ def _check_name(name: str) -> None:
 def _check_places(source: Path, output: Path) -> None:
     if not source.exists():
         raise InvalidInput("Nothing can be converted", [Complaint(str(source), "there is no such folder or archive")])
-    if output.resolve().is_relative_to(source.resolve()):
+    if output.resolve().is_relative_to(source):
         complaint = Complaint(str(output), "the output would lie inside the source", "choose a folder elsewhere")
         raise InvalidInput("The output cannot be written", [complaint])
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

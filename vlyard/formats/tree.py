@@ -28,7 +28,7 @@ def storable(text: str) -> str:
 
 @dataclass(frozen=True)
 class Tree:
-    """The folder `root` and everything below it."""
+    """The folder `root`, which is absolute and resolved, and everything below it."""
 
     root: Path
 

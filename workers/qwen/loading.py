@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from safetensors import SafetensorError
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+from transformers.utils import logging as transformers_logging
 
 from vlyard.errors import Complaint, InvalidInput
 from workers.qwen.memory import naming_out_of_memory
@@ -171,6 +172,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read(folder: Path, device: torch.device, dtype: torch.dtype, attention: str) -> tuple[Model, Processor]:
+    quiet: Any = transformers_logging.disable_progress_bar
+    quiet()
     reader: Any = Qwen3VLForConditionalGeneration
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     processor = Qwen3VLProcessor.from_pretrained(folder, **local)
