@@ -2,10 +2,6 @@
 
 import typer
 
-from api.app import serve
-from control.logs import configure
-from control.settings import load_settings
-
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the command line."""
@@ -14,5 +10,9 @@ def register(app: typer.Typer) -> None:
 
 def api() -> None:
     """Run the HTTP API."""
+    from api.app import serve  # here, because every `vlyard` command reads this file
+    from control.logs import configure
+    from control.settings import load_settings
+
     configure()
     serve(load_settings())

@@ -86,8 +86,9 @@ async def wait_seconds(
     if wait is not None:
         return wait
     for preference in prefer.split(","):
-        name, _, value = preference.strip().partition("=")
-        if name.lower() == "wait" and value.isdigit():
+        name, _, value = preference.partition(";")[0].partition("=")
+        value = value.strip().strip('"')
+        if name.strip().lower() == "wait" and value.isdecimal():
             return min(float(value), LONGEST_WAIT_SECONDS)
     return 0.0
 

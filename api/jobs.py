@@ -51,7 +51,7 @@ async def show_job(job: UUID, desk: AtDesk, wait: Wait) -> view.Job:
 async def list_jobs(
     desk: AtDesk,
     state: State | None = None,
-    kind: Annotated[str | None, Query(description=f"One of {', '.join(KINDS)}.")] = None,
+    kind: Annotated[str | None, Query(pattern=f"^({'|'.join(KINDS)})$", description="Of this kind only.")] = None,
     cursor: Annotated[str | None, Query(description="The `next_cursor` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> view.Page:
@@ -96,5 +96,5 @@ def _cursor(text: str | None) -> UUID | None:
     try:
         return UUID(text) if text else None
     except ValueError:
-        complaint = Complaint("/cursor", f"{text!r} is no cursor", "pass the `next_cursor` of the page before")
+        complaint = Complaint("/query/cursor", f"{text!r} is no cursor", "pass the `next_cursor` of the page before")
         raise InvalidInput(complaints=[complaint]) from None

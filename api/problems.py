@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from api.request_id import HEADER
 from vlyard import errors
 from vlyard.errors import VLyardError
 
@@ -30,6 +31,16 @@ STATUS: Mapping[type[VLyardError], int] = {
 }
 
 RETRY_AFTER_SECONDS = 1
+
+# What is said of a validation error, and what to do about it, where pydantic's own words do not help.
+_TEXTS: Mapping[str, tuple[str, str]] = {
+    "extra_forbidden": ("there is no such field", "remove it, or correct its name"),
+    "missing": ("{msg}", "add it"),
+    "union_tag_invalid": ("there is no kind {tag!r}", "use one of {expected_tags}"),
+    "union_tag_not_found": ("it is missing", "add it: it says what kind of job this is"),
+    "json_invalid": ("the body is not JSON: {error}", "send a JSON object"),
+    "model_attributes_type": ("{msg}", "send a JSON object, with Content-Type: application/json"),
+}
 
 
 def install(app: FastAPI) -> None:
@@ -53,14 +64,16 @@ def _on_vlyard_error(request: Request, error: Exception) -> JSONResponse:
 
 def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    complaints = [{"pointer": _pointer(row["loc"]), "detail": row["msg"], "fix": _fix(row)} for row in error.errors()]
+    complaints = [_complaint(row) for row in error.errors()]
     return _problem(request, 422, errors.InvalidInput.code, "the request is not valid", complaints)
 
 
 def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = {404: errors.NotFound.code, 405: "method_not_allowed"}.get(error.status_code, "http_error")
-    return _problem(request, error.status_code, code, str(error.detail), [])
+    reply = _problem(request, error.status_code, code, str(error.detail), [])
+    reply.headers.update(error.headers or {})  # such as Allow
+    return reply
 
 
 def _on_surprise(request: Request, error: Exception) -> JSONResponse:
@@ -71,6 +84,7 @@ def _on_surprise(request: Request, error: Exception) -> JSONResponse:
 def _problem(
     request: Request, status: int, code: str, detail: str, complaints: Sequence[Mapping[str, str]]
 ) -> JSONResponse:
+    request_id = getattr(request.state, "request_id", "")
     body: dict[str, Any] = {
         "type": f"urn:vlyard:problem:{code}",
         "title": code.replace("_", " "),
@@ -78,10 +92,10 @@ def _problem(
         "detail": detail,
         "instance": request.url.path,
         "code": code,
-        "request_id": getattr(request.state, "request_id", ""),
+        "request_id": request_id,
         "errors": list(complaints),
     }
-    headers = {}
+    headers = {HEADER: request_id}  # here too, because the answer to a surprise does not pass the middleware
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if status == 401:
@@ -89,27 +103,21 @@ def _problem(
     return JSONResponse(body, status, headers, media_type=MEDIA_TYPE)
 
 
-def _pointer(location: Sequence[str | int]) -> str:
-    """The JSON pointer of a validation error. Pydantic puts the union's tag into the path; no body has it there."""
-    parts = [str(part) for part in location]
-    if parts[:1] == ["body"]:
-        parts = parts[1:]
-        if parts[:1] == ["spec"] and len(parts) > 2:
-            parts = [parts[0], *parts[2:]]
-        elif parts[:1] == ["spec"] and len(parts) == 2 and location[-1] not in {"kind"}:
-            parts = parts[:1] if parts[1] in _kinds() else parts
-    return "/" + "/".join(parts)
+def _complaint(row: Mapping[str, Any]) -> dict[str, str]:
+    detail, fix = _TEXTS.get(row["type"], ("{msg}", ""))
+    facts = {"msg": row["msg"], **row.get("ctx", {})}
+    return {"pointer": _pointer(row), "detail": detail.format_map(facts), "fix": fix.format_map(facts)}
 
 
-def _kinds() -> frozenset[str]:
-    from vlyard.jobs.kinds import KINDS
-
-    return frozenset(KINDS)
-
-
-def _fix(row: Mapping[str, Any]) -> str:
-    if row["type"] == "extra_forbidden":
-        return "remove it, or correct its name"
-    if row["type"] == "missing":
-        return "add it"
-    return ""
+def _pointer(row: Mapping[str, Any]) -> str:
+    """The JSON pointer of a validation error: into the body, or `/query/limit`, `/header/...` and the like."""
+    part, *path = row["loc"]
+    if part != "body":
+        path = [part, *path]
+    elif row["type"] == "json_invalid":  # FastAPI puts the character's position there
+        path = []
+    elif row["type"] in {"union_tag_invalid", "union_tag_not_found"}:
+        path.append("kind")
+    elif path[:1] == ["spec"]:
+        del path[1:2]  # pydantic puts the union's tag into the path; no body has it there
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 import secrets
 from dataclasses import dataclass
 from uuid import UUID
@@ -9,11 +10,12 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from db import accounts
-from db.models import Role
 from vlyard.errors import Unauthenticated
+from vlyard.teams import Role
 
 _MARK = "vly"  # so that a key found in a log is recognised for what it is
 _PREFIX_BYTES, _SECRET_BYTES = 6, 32
+_SHAPE = re.compile(rf"{_MARK}_([0-9a-f]{{{2 * _PREFIX_BYTES}}})_[0-9a-f]{{{2 * _SECRET_BYTES}}}")
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,8 @@ def issue_key(session: Session, team: str, role: Role) -> str:
 
 def authenticate(session: Session, key: str) -> Caller:
     """Who a key belongs to; raises `Unauthenticated` for one that is unknown, revoked or malformed."""
-    mark, _, rest = key.partition("_")
-    prefix, _, secret = rest.partition("_")
-    found = accounts.key_with_prefix(session, prefix) if mark == _MARK and secret else None
+    shape = _SHAPE.fullmatch(key)
+    found = accounts.key_with_prefix(session, shape[1]) if shape else None
     if found is None or not hmac.compare_digest(found[1], _digest(key)):
         raise Unauthenticated
     return Caller(team=found[0], role=found[2])

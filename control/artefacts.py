@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import boto3
-from boto3.exceptions import S3UploadFailedError
+from boto3.exceptions import Boto3Error
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -38,7 +39,7 @@ class ArtefactStore:
             except ClientError as error:
                 if _status(error) != 404:
                     raise
-                self._client.create_bucket(Bucket=self._bucket)
+                self._create_bucket()
             rule = {
                 "AllowedMethods": ["GET", "HEAD", "PUT"],
                 "AllowedOrigins": ["*"],
@@ -47,15 +48,27 @@ class ArtefactStore:
             }
             self._client.put_bucket_cors(Bucket=self._bucket, CORSConfiguration={"CORSRules": [rule]})
 
+    def _create_bucket(self) -> None:
+        try:
+            self._client.create_bucket(Bucket=self._bucket)
+        except ClientError as error:
+            if _status(error) != 409:  # another process made it meanwhile
+                raise
+
     def reachable(self) -> None:
         """Raises `Unavailable` where the bucket cannot be reached."""
         with _translated():
             self._client.head_bucket(Bucket=self._bucket)
 
     def fetch(self, file: Stored, path: Path) -> None:
-        """Write a file's content to `path`; raises `InvalidInput` where the bytes are not the ones it had."""
+        """Write a file's content to `path`; raises `InvalidInput` where it is gone, or is not what was stored."""
         with _translated():
-            self._client.download_file(self._bucket, file.key, str(path))
+            try:
+                self._client.download_file(self._bucket, file.key, str(path))
+            except ClientError as error:
+                if _status(error) == 404:
+                    raise InvalidInput(f"the content of {file.name} is not in the store: upload it again") from error
+                raise
         if sha256_of(path) != file.sha256:
             raise InvalidInput(f"the content of {file.name} was altered after it was stored: upload it again")
 
@@ -109,15 +122,21 @@ class ArtefactStore:
 
     def download_link(self, file: Stored) -> str:
         """A URL that serves a file under its name for a while."""
-        quoted = file.name.replace("\\", "_").replace('"', "_").encode("ascii", "replace").decode()
         parameters = {
             "Bucket": self._bucket,
             "Key": file.key,
             "ResponseContentType": file.media_type,
-            "ResponseContentDisposition": f'attachment; filename="{quoted}"',
+            "ResponseContentDisposition": _disposition(file.name),
         }
         url: str = self._public.generate_presigned_url("get_object", parameters, ExpiresIn=self._presign_seconds)
         return url
+
+
+def _disposition(name: str) -> str:
+    # The form of RFC 6266 for every client, and the one of RFC 5987 for names that the first cannot hold.
+    plain = name.replace("\\", "_").replace('"', "_").encode("ascii", "replace").decode()
+    extended = "" if name.isascii() else f"; filename*=UTF-8''{quote(name, safe='')}"
+    return f'attachment; filename="{plain}"{extended}'
 
 
 def _client(settings: Settings, endpoint: str) -> Any:
@@ -148,7 +167,7 @@ def _status(error: ClientError) -> int:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (BotoCoreError, S3UploadFailedError) as error:
+    except (BotoCoreError, Boto3Error) as error:
         raise Unavailable("the artefact store does not answer") from error
     except ClientError as error:
         raise Unavailable(f"the artefact store answered with an error: {error}") from error

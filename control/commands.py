@@ -1,32 +1,32 @@
-"""Commands of the server side that belong to no single role: dispatcher, flower, migrate, keys."""
+"""Commands of the server side that belong to no single role: dispatcher, flower, migrate, key.
+
+Each imports what it runs when it runs, because every `vlyard` command reads this file.
+"""
 
 import signal
 from typing import Annotated
 
 import typer
 
-from control.accounts import issue_key
-from control.artefacts import ArtefactStore
-from control.dispatcher import Dispatcher
-from control.logs import configure
-from control.queue import Doorbells, run_flower
-from control.rules import rules_from
 from control.settings import load_settings
-from db import accounts
-from db.migrating import upgrade
-from db.models import Role
-from db.session import Database
 from vlyard.errors import InvalidInput
+from vlyard.teams import Role
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
-    for command in (dispatcher, flower, migrate, issue):
-        app.command("key" if command is issue else None)(command)
+    for command in (dispatcher, flower, migrate, key):
+        app.command()(command)
 
 
 def dispatcher() -> None:
     """Run a dispatcher; any number may run."""
+    from control.dispatcher import Dispatcher
+    from control.logs import configure
+    from control.queue import Doorbells
+    from control.rules import rules_from
+    from db.session import Database
+
     configure()
     settings = load_settings()
     database = Database(settings.database_url.get_secret_value(), connections=2, role="vlyard-dispatcher")
@@ -39,6 +39,8 @@ def dispatcher() -> None:
 
 def flower() -> None:
     """Run Flower, which shows workers and messages, behind its password."""
+    from control.queue import run_flower
+
     settings = load_settings()
     if not settings.flower_password.get_secret_value():
         raise InvalidInput("Flower does not start without a password: set VLYARD_FLOWER_PASSWORD")
@@ -47,26 +49,20 @@ def flower() -> None:
 
 def migrate() -> None:
     """Bring the database to this version's schema, and make the bucket and the default pool."""
-    settings = load_settings()
-    prepare(settings.database_url.get_secret_value())
-    ArtefactStore(settings).ensure_bucket()
+    from control.preparing import prepare
+
+    prepare(load_settings())
 
 
-def issue(
+def key(
     team: Annotated[str, typer.Argument(help="The team's name; it is made where it does not exist.")],
     role: Annotated[Role, typer.Option(help="What the key may do.")] = Role.MEMBER,
 ) -> None:
     """Make an API key for a team, and print it: it is shown only now."""
+    from control.accounts import issue_key
+    from db.session import Database
+
     database = Database(load_settings().database_url.get_secret_value(), connections=1)
     with database.transaction() as session:
         typer.echo(issue_key(session, team, role))
-    database.close()
-
-
-def prepare(database_url: str) -> None:
-    """Migrate a database, and make the default pool."""
-    upgrade(database_url)
-    database = Database(database_url, connections=1)
-    with database.transaction() as session:
-        accounts.ensure_pool(session, "default")
     database.close()

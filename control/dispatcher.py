@@ -7,6 +7,7 @@ again by whoever comes next.
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -104,8 +105,11 @@ class Dispatcher:
     def _choose(self, session: Session, pool: str, slots: Sequence[Slots], running: Sequence[Running]) -> list[Waiting]:
         kinds = frozenset[str]().union(*(group.kinds for group in slots))
         here = [row for row in running if row.kind in kinds]
-        free = sum(group.count for group in slots) - sum(row.count for row in here)
-        if free <= 0:
+        demand = Counter[str]()
+        for row in here:
+            demand[row.kind] += row.count
+        free = sum(group.count for group in slots) - fairshare.seated(demand, slots)
+        if not free:
             return []
         waiting = [Waiting(*row) for row in queue.waiting(session, pool, kinds, free)]
         return fairshare.choose(waiting, here, {}, {}, slots)

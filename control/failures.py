@@ -10,9 +10,13 @@ def failure_of(error: BaseException) -> Failure:
     """What to record of an exception. One that nobody foresaw is told by its type, and tried again."""
     if not isinstance(error, VLyardError):
         error = _foreseen(error)
-    return Failure(
-        code=error.code, message=error.message, blame=error.blame, complaints=tuple(map(str, error.complaints))
-    )
+    complaints = tuple(_readable(str(complaint)) for complaint in error.complaints)
+    return Failure(code=error.code, message=_readable(error.message), blame=error.blame, complaints=complaints)
+
+
+def _readable(text: str) -> str:
+    # A file's name that is not UTF-8 comes as lone surrogates, which neither JSON nor the database can hold.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _foreseen(error: BaseException) -> VLyardError:

@@ -70,22 +70,26 @@ def choose(
         limit = shares.get(job.team, Share()).max_running
         if limit is not None and held[job.team] >= limit:
             continue
-        if fits(demand + Counter([job.kind]), slots):
+        if seated(demand + Counter([job.kind]), slots) > seated(demand, slots):
             demand[job.kind] += 1
             held[job.team] += 1
             chosen.append(job)
     return chosen
 
 
-def fits(demand: Mapping[str, int], slots: Sequence[Slots]) -> bool:
-    """Whether jobs of these kinds can all sit on slots that serve them (Hall's condition, over the few kinds)."""
+def seated(demand: Mapping[str, int], slots: Sequence[Slots]) -> int:
+    """How many of the jobs of these kinds can sit on slots that serve them, at most.
+
+    Hall's theorem with its deficiency (König, Ore), over the few kinds: whoever has no seat belongs to the kinds that
+    ask for the most beyond their slots. Kinds whose workers have gone can ask for more than there is.
+    """
     kinds = [kind for kind, count in demand.items() if count > 0]
-    subsets = chain.from_iterable(combinations(kinds, size) for size in range(1, len(kinds) + 1))
-    return all(
-        sum(demand[kind] for kind in subset)
-        <= sum(group.count for group in slots if not group.kinds.isdisjoint(subset))
+    subsets = chain.from_iterable(combinations(kinds, size) for size in range(len(kinds) + 1))
+    without = max(
+        sum(demand[kind] for kind in subset) - sum(group.count for group in slots if not group.kinds.isdisjoint(subset))
         for subset in subsets
     )
+    return sum(demand[kind] for kind in kinds) - without
 
 
 def _by_team_order(waiting: Sequence[Waiting]) -> list[Waiting]:

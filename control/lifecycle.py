@@ -88,13 +88,11 @@ def reap(session: Session, rules: Rules, limit: int = 500) -> int:
 
 def cancel(session: Session, team: UUID, job: UUID) -> Job:
     """Cancel a job: at once while it waits, through its worker while it runs; raises `Conflict` once it has ended."""
+    row = owned_row(session, Job, team, job, lock=True)  # so that nobody claims or ends it between the two statements
     if not jobs.cancel_waiting(session, team, job) and not jobs.request_cancel(session, team, job):
-        state = owned_row(session, Job, team, job).state
-        # A job that a worker claimed between the two statements is still to be cancelled.
-        if state is not State.RUNNING or not jobs.request_cancel(session, team, job):
-            raise Conflict(f"the job has {state} already")
-    session.expire_all()
-    return owned_row(session, Job, team, job)
+        raise Conflict(f"the job has ended already: it is {row.state}")
+    session.refresh(row)
+    return row
 
 
 def _conclude(session: Session, job: queue.Held, ending: Ending, rules: Rules) -> State:
@@ -107,7 +105,7 @@ def _conclude(session: Session, job: queue.Held, ending: Ending, rules: Rules) -
 def _next_state(job: queue.Held, ending: Ending, rules: Rules) -> tuple[State, dict[str, Any]]:
     over = {"finished_at": func.now()}
     if ending.outcome is Outcome.SUCCEEDED:
-        return State.SUCCEEDED, {"result": ending.result, **over}
+        return State.SUCCEEDED, {"result": ending.result, "error": None, **over}
     if ending.outcome is Outcome.CANCELLED or job.cancel_requested:
         return State.CANCELLED, over
     failures = job.failures + 1

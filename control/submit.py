@@ -1,6 +1,8 @@
 """Accepting a job: checked, made and stored in one transaction. Redis has no part in it."""
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -9,12 +11,13 @@ from uuid_utils.compat import uuid7
 
 from control.accounts import Caller
 from db import accounts, artefacts, idempotency, jobs
-from db.models import Job, Role
+from db.models import Job
 from db.owned import owned_row
 from vlyard.errors import Complaint, Forbidden, InvalidInput
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.state import State
 from vlyard.jobs.view import Submission
+from vlyard.teams import Role
 
 
 def submit(session: Session, caller: Caller, submission: Submission, idempotency_key: str | None) -> Job:
@@ -27,6 +30,8 @@ def submit(session: Session, caller: Caller, submission: Submission, idempotency
         made = idempotency.remember(session, caller.team, idempotency_key, fingerprint(submission), new)
         if made != new:
             return owned_row(session, Job, caller.team, made)
+    spec = submission.spec.model_dump(mode="json")
+    _check_text(spec)
     if not accounts.pool_exists(session, submission.pool):
         raise InvalidInput(complaints=[Complaint("/pool", f"there is no pool {submission.pool!r}")])
     _check_inputs(session, caller.team, submission)
@@ -37,7 +42,7 @@ def submit(session: Session, caller: Caller, submission: Submission, idempotency
         pool=submission.pool,
         device=kind.device,
         priority=submission.priority,
-        spec=submission.spec.model_dump(mode="json"),
+        spec=spec,
         state=State.QUEUED,
         max_attempts=kind.max_attempts,
     )
@@ -49,6 +54,24 @@ def submit(session: Session, caller: Caller, submission: Submission, idempotency
 def fingerprint(submission: Submission) -> str:
     """What makes two requests the same one."""
     return hashlib.sha256(orjson.dumps(submission.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _check_text(spec: Mapping[str, Any]) -> None:
+    complaints = [
+        Complaint(f"/spec/{name}", "the text contains the character U+0000, which cannot be stored", "remove it")
+        for name, value in spec.items()
+        if _holds_nul(value)
+    ]
+    if complaints:
+        raise InvalidInput(complaints=complaints)
+
+
+def _holds_nul(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_nul, (*value, *value.values())))
+    if isinstance(value, list):
+        return any(map(_holds_nul, value))
+    return isinstance(value, str) and "\0" in value
 
 
 def _check_inputs(session: Session, team: UUID, submission: Submission) -> None:

@@ -15,9 +15,15 @@ from vlyard.errors import Complaint, InvalidInput
 from vlyard.files import Stored
 from vlyard.jobs.view import NewArtefact
 
+_LONGEST_NAME = 255  # bytes, in the file systems where workers will write it
+
 
 def announce(session: Session, caller: Caller, new: NewArtefact, idempotency_key: str | None) -> Artefact:
     """Store that a file is about to come; its bytes go to the store without passing through the API."""
+    if new.name in {".", ".."} or len(new.name.encode()) > _LONGEST_NAME:
+        raise InvalidInput(
+            complaints=[Complaint("/name", "no file can have this name", "send a shorter or plainer one")]
+        )
     identity = uuid7()
     if idempotency_key is not None:
         digest = hashlib.sha256(new.model_dump_json().encode()).hexdigest()

@@ -6,7 +6,8 @@ from sqlalchemy import exists, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from db.models import ApiKey, Pool, Role, Team
+from db.models import ApiKey, Pool, Team
+from vlyard.teams import Role
 
 
 def team_named(session: Session, name: str) -> UUID:

@@ -25,11 +25,7 @@ from uuid_utils.compat import uuid7
 
 from vlyard.jobs.kinds import Device
 from vlyard.jobs.state import State
-
-
-class Role(StrEnum):
-    MEMBER = "member"  # submits jobs and reads what its team owns
-    ADMIN = "admin"  # that, and everything that concerns more than one team
+from vlyard.teams import Role
 
 
 class Outcome(StrEnum):

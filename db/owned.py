@@ -17,9 +17,10 @@ def owned(entity: type[Owned], team: UUID) -> Select[Owned]:
     return select(entity).where(entity.team_id == team)
 
 
-def owned_row(session: Session, entity: type[Owned], team: UUID, identity: UUID) -> Owned:
-    """The team's row with this id; raises `NotFound`, also where the row is another team's."""
-    row = session.scalar(owned(entity, team).where(entity.id == identity))
+def owned_row(session: Session, entity: type[Owned], team: UUID, identity: UUID, *, lock: bool = False) -> Owned:
+    """The team's row with this id, on request locked; raises `NotFound`, also where the row is another team's."""
+    query = owned(entity, team).where(entity.id == identity)
+    row = session.scalar(query.with_for_update(key_share=True) if lock else query)
     if row is None:
         raise NotFound(f"there is no {entity.__name__.lower()} {identity}")
     return row

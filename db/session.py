@@ -1,5 +1,7 @@
 """The connection to PostgreSQL, and the only place that commits."""
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +13,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from vlyard.errors import Unavailable
+
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 def engine_url(url: str) -> URL:
@@ -32,12 +36,18 @@ def translated() -> Iterator[None]:
 
 
 def _is_outage(error: BaseException) -> bool:
-    # Class 08 is connection trouble, 57P is a server that shuts down or starts, 53300 too many connections. psycopg
-    # reports a refused connection as OperationalError without an SQLSTATE.
+    # Class 08 is connection trouble, 57P is a server that shuts down or starts, 53300 too many connections, and 55P03
+    # a lock that did not come free in time. psycopg reports a refused connection as OperationalError without an
+    # SQLSTATE.
     state: str | None = getattr(error, "sqlstate", None)
     if state is None:
         return type(error).__name__ in {"OperationalError", "InterfaceError", "ConnectionTimeout"}
-    return state.startswith(("08", "57P")) or state == "53300"
+    return state.startswith(("08", "57P")) or state in {"53300", "55P03"}
+
+
+def _json(value: Any) -> str:
+    # PostgreSQL's JSON holds neither NUL nor half a surrogate pair, and a model's answer may have either.
+    return _NUL.sub(r"\1\\ufffd", json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode())
 
 
 class Database:
@@ -59,6 +69,7 @@ class Database:
             max_overflow=0,
             pool_timeout=10,
             pool_pre_ping=True,
+            json_serializer=_json,
         )
 
     @contextmanager

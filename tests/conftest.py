@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from control.commands import prepare
+from control.preparing import DEFAULT_POOL
 from control.stack.ports import free_port
 from control.stack.stack import Stack
 from control.stack.supervisor import Supervisor
+from db.accounts import ensure_pool
+from db.migrating import upgrade
+from db.session import Database
 from tests.system import System, fresh_database
 
 IN_CI = os.environ.get("CI") == "true"
@@ -32,7 +35,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory, own_environment: dict[str,
 def template(servers: Stack) -> str:
     """The name of a migrated, empty database, which every test's own is a copy of."""
     url = fresh_database(servers.settings["VLYARD_DATABASE_URL"])
-    prepare(url)
+    upgrade(url)
+    database = Database(url, connections=1)
+    with database.transaction() as session:
+        ensure_pool(session, DEFAULT_POOL)
+    database.close()
     return url.rpartition("/")[2]
 
 

@@ -18,16 +18,17 @@ from pydantic import TypeAdapter
 from control import lifecycle, submit, uploads
 from control.accounts import Caller, authenticate, issue_key
 from control.artefacts import ArtefactStore
-from control.commands import prepare
+from control.preparing import prepare
 from control.settings import Settings
 from control.stack.supervisor import Process, Supervisor
 from control.wakeup import Bell, Channel
 from db import workers
-from db.models import Attempt, Job, Role
+from db.models import Attempt, Job
 from db.session import Database
 from vlyard.jobs.kinds import Device
 from vlyard.jobs.state import TERMINAL
 from vlyard.jobs.view import NewArtefact, Submission
+from vlyard.teams import Role
 
 TEMPLATE = "vlyard_template"
 Answer = TypeVar("Answer")
@@ -72,8 +73,7 @@ class System:
 
     def prepare(self) -> None:
         """Migrate the database, and make the bucket: for a system that is not on a copy of the template."""
-        prepare(self.settings.database_url.get_secret_value())
-        self.store.ensure_bucket()
+        prepare(self.settings)
 
     # --- accounts and jobs, without the API -------------------------------------------------------------------
 

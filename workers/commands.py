@@ -4,8 +4,6 @@ from typing import Annotated
 
 import typer
 
-from control.logs import configure
-from control.settings import load_settings
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.kinds import KINDS, Device
 
@@ -23,7 +21,9 @@ def worker(
     name: Annotated[str, typer.Option(help="Its name; default: device, process and host.")] = "",
 ) -> None:
     """Run a worker."""
-    from workers.app import Post, default_name, work  # Celery takes a while
+    from control.logs import configure  # here, because every `vlyard` command reads this file
+    from control.settings import load_settings
+    from workers.app import Post, default_name, work
 
     configure()
     post = Post(pool, device, _kinds(device, kinds), slots, name or default_name(device))

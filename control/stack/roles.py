@@ -13,18 +13,17 @@ import httpx
 from sqlalchemy import func, select
 
 from control.accounts import authenticate, issue_key
-from control.artefacts import ArtefactStore
-from control.commands import prepare
+from control.preparing import prepare
 from control.settings import Settings
 from control.stack.folder import DataFolder
 from control.stack.ports import LOOPBACK
 from control.stack.stack import Stack
 from control.stack.supervisor import Process
 from db import workers
-from db.models import Role
 from db.session import Database
 from vlyard.errors import Unauthenticated, Unavailable
 from vlyard.jobs.kinds import Device
+from vlyard.teams import Role
 
 POOL = "default"
 _TEAM = "first"
@@ -55,8 +54,7 @@ def start_roles(stack: Stack, port: int = 0) -> Doors:
     environment = _environment(stack)
     settings = _settings(environment)
     url = settings.database_url.get_secret_value()
-    prepare(url)
-    ArtefactStore(settings).ensure_bucket()
+    prepare(settings)
     doors = Doors(
         api=f"http://{LOOPBACK}:{settings.api_port}",
         key=_first_key(stack.folder, url),

@@ -37,6 +37,7 @@ def launch(program: Program, folder: DataFolder) -> Launch:
         environment={"GOMEMLIMIT": "160MiB"},  # 130 MB instead of 560 MB of memory, and no slower here
         folder=home,  # where weed looks for security.toml
         litter=_sockets(ports),
+        grace=5,  # it sometimes hangs when it stops, and loses nothing when it is killed
     )
     settings = {
         SETTING: endpoint,

@@ -12,11 +12,11 @@ import redis
 from control.queue import Doorbells
 from control.stack.stack import Stack
 from control.stack.supervisor import Supervisor
-from db.models import Role
 from db.queue import Doorbell
 from tests.system import System, eventually, fresh_database
 from vlyard import Client, NoopSpec
 from vlyard.jobs.state import State
+from vlyard.teams import Role
 
 
 @pytest.fixture

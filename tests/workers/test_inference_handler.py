@@ -51,8 +51,9 @@ class Desk:
         store = FolderStore(self.folder / "store")
         path = self.folder / name
         path.write_bytes(content)
-        size, sha256 = store.put("given", path, "image/png")
-        given = Stored(uuid4(), name, "image/png", "given", size, sha256)
+        artefact = uuid4()
+        size, sha256 = store.put(f"given/{artefact}", path, "image/png")
+        given = Stored(artefact, name, "image/png", f"given/{artefact}", size, sha256)
         scratch = self.folder / "scratch" / str(uuid4())
         scratch.mkdir(parents=True)
         return Context(uuid4(), 1, scratch, {given.id: given}, store, "job/1", lambda *_: None, check)

@@ -60,7 +60,7 @@ def build(words: Sequence[str]) -> typer.Typer:
 
 def _names(app: typer.Typer) -> Iterator[str]:
     for command in app.registered_commands:
-        yield command.name or getattr(command.callback, "__name__", "")
+        yield str(command.name or getattr(command.callback, "__name__", ""))
 
 
 def _print_version(wanted: bool) -> None:

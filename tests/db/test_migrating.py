@@ -1,0 +1,72 @@
+"""The way from an empty database to this version's tables, and back."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from sqlalchemy import create_engine
+
+from control.stack.stack import Stack
+from db.migrating import differences, downgrade, is_current, upgrade
+from db.models import Table
+from db.session import engine_url
+from tests.system import fresh_database
+from vlyard.errors import Unavailable
+
+
+@pytest.fixture
+def empty(servers: Stack) -> str:
+    """The URL of a database in which there is nothing."""
+    return fresh_database(servers.settings["VLYARD_DATABASE_URL"])
+
+
+def tables(url: str) -> set[str]:
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+    return {name for (name,) in rows} - {"alembic_version"}
+
+
+def current(url: str) -> bool:
+    engine = create_engine(engine_url(url))
+    with engine.connect() as connection:
+        answer = is_current(connection)
+    engine.dispose()
+    return answer
+
+
+def test_the_migrations_lead_from_nothing_to_the_models_and_back(empty: str) -> None:
+    assert not current(empty)
+    upgrade(empty)
+    assert tables(empty) == set(Table.metadata.tables)
+    assert current(empty)
+    downgrade(empty, "base")
+    assert tables(empty) == set()
+    assert not current(empty)
+    upgrade(empty)
+    assert tables(empty) == set(Table.metadata.tables)
+
+
+def test_models_and_migrations_agree(database_url: str) -> None:
+    assert differences(database_url) == []
+
+
+def test_a_column_that_no_model_has_is_a_difference(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("ALTER TABLE jobs ADD COLUMN surprise text")
+    assert len(differences(database_url)) == 1
+
+
+def test_several_processes_may_upgrade_at_once(empty: str) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(upgrade, [empty] * 4))
+    assert current(empty)
+
+
+def test_upgrading_what_is_current_changes_nothing(database_url: str) -> None:
+    upgrade(database_url)
+    assert differences(database_url) == []
+
+
+def test_a_database_that_does_not_answer_is_named_unavailable() -> None:
+    with pytest.raises(Unavailable, match="database"):
+        upgrade("postgresql://nobody@127.0.0.1:1/none")

@@ -1,0 +1,90 @@
+"""What a team owns is read through `db.owned`, which shows no team another's rows."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from db import artefacts, jobs
+from db.models import Artefact, ArtefactState, Job, Table
+from db.owned import owned, owned_row
+from db.session import Database
+from tests.db import rows
+from vlyard.errors import NotFound
+
+ROOT = Path(__file__).parents[2]
+# Tables with a team of which no row is ever shown, and the one file that reads each.
+UNSHOWN = {"api_keys": "db/accounts.py", "idempotency_keys": "db/idempotency.py", "shares": None}
+# The files that read jobs for the queue, where the reader is the system and not a team.
+QUEUE = {"db/jobs.py", "db/queue.py"}
+
+
+def artefact(session: Session, team: UUID) -> UUID:
+    row = Artefact(
+        id=uuid7(), team_id=team, name="a", media_type="a/b", bytes=0, sha256="0" * 64, key=str(uuid7()),
+        state=ArtefactState.READY,
+    )  # fmt: skip
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+MAKERS = {Job: rows.queued, Artefact: artefact}
+
+
+@pytest.mark.parametrize("entity", MAKERS)
+def test_a_team_sees_its_own_rows_alone(database: Database, entity: type[Job] | type[Artefact]) -> None:
+    with database.transaction() as session:
+        ours, theirs = rows.team(session), rows.team(session)
+        mine, other = MAKERS[entity](session, ours), MAKERS[entity](session, theirs)
+        assert [row.id for row in session.scalars(owned(entity, ours))] == [mine]
+        assert owned_row(session, entity, ours, mine).id == mine
+        with pytest.raises(NotFound, match=str(other)):
+            owned_row(session, entity, ours, other)
+
+
+def test_the_queries_that_answer_teams_show_none_anothers_rows(database: Database) -> None:
+    with database.transaction() as session:
+        ours, theirs = rows.team(session), rows.team(session)
+        job, file = rows.queued(session, theirs), artefact(session, theirs)
+        everything = {"state": None, "kind": None, "before": None, "limit": 10}
+        assert jobs.page(session, theirs, **everything)
+        assert not jobs.page(session, ours, **everything)
+        assert artefacts.ready(session, theirs, [file])
+        assert not artefacts.ready(session, ours, [file])
+        assert not jobs.cancel_waiting(session, ours, job)
+        pair = rows.running(session, theirs, rows.worker(session))
+        assert not jobs.request_cancel(session, ours, pair[0])
+
+
+def test_every_table_with_a_team_is_owned_or_never_shown() -> None:
+    with_team = {name for name, table in Table.metadata.tables.items() if "team_id" in table.columns}
+    assert with_team == {entity.__tablename__ for entity in MAKERS} | set(UNSHOWN)
+
+
+def reads(path: Path) -> Iterator[tuple[str, int]]:
+    """The classes that a file selects or gets by hand, with the line."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        if name in {"select", "query", "get", "get_one", "exists"}:
+            for argument in node.args:
+                yield from ((inner.id, node.lineno) for inner in ast.walk(argument) if isinstance(inner, ast.Name))
+
+
+def test_no_file_outside_the_queue_selects_owned_rows_by_hand() -> None:
+    entities = {entity.__name__ for entity in MAKERS}
+    found = [
+        f"{path.relative_to(ROOT)}:{line} reads {name}: use db.owned"
+        for folder in ("api", "control", "workers", "db")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if str(path.relative_to(ROOT)) not in QUEUE
+        for name, line in reads(path)
+        if name in entities
+    ]
+    assert found == []

@@ -1,0 +1,89 @@
+"""Transactions: committed at the end, rolled back by an error; an outage has one name; what JSON cannot hold."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+
+from db.models import Job, Team
+from db.session import Database
+from tests.db import rows
+from vlyard.errors import Unavailable
+
+
+def names(database: Database) -> set[str]:
+    with database.transaction() as session:
+        return set(session.scalars(select(Team.name)))
+
+
+def test_a_transaction_is_committed_at_its_end_and_rolled_back_by_an_error(database: Database) -> None:
+    with database.transaction() as session:
+        rows.team(session, "kept")
+    with pytest.raises(KeyError), database.transaction() as session:
+        rows.team(session, "dropped")
+        raise KeyError
+    assert names(database) == {"kept"}
+
+
+def test_a_refused_connection_is_unavailable() -> None:
+    database = Database("postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(Unavailable), database.transaction() as session:
+        session.execute(text("SELECT 1"))
+
+
+def test_a_connection_that_the_server_ends_is_unavailable_once_and_then_replaced(database: Database) -> None:
+    with pytest.raises(Unavailable), database.transaction() as session:
+        session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    assert names(database) == set()
+
+
+def test_a_lock_that_does_not_come_free_is_unavailable(database: Database) -> None:
+    with database.transaction() as session:
+        job = rows.queued(session, rows.team(session))
+    lock = select(Job.id).where(Job.id == job).with_for_update()
+    with database.transaction() as holder:
+        holder.execute(lock)
+        with pytest.raises(Unavailable), database.transaction() as session:
+            session.execute(text("SET LOCAL lock_timeout = '20ms'"))
+            session.execute(lock)
+
+
+def test_a_wrong_statement_is_our_bug_and_passes_as_it_is(database: Database) -> None:
+    with pytest.raises(DBAPIError), database.transaction() as session:
+        session.execute(text("SELECT nothing FROM nowhere"))
+
+
+@pytest.fixture
+def narrow(database_url: str) -> Iterator[Database]:
+    """A database with a single connection."""
+    database = Database(database_url, connections=1)
+    yield database
+    database.close()
+
+
+def test_hot_statements_are_never_prepared(narrow: Database) -> None:
+    for _ in range(10):
+        with narrow.transaction() as session:
+            rows.team(session, "often")
+    with narrow.transaction() as session:
+        assert session.scalar(text("SELECT count(*) FROM pg_prepared_statements")) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ("a\0b", "a\ufffdb"),
+        ("\\u0000", "\\u0000"),
+        ("\\\0", "\\\ufffd"),
+        ("half \ud83d", "half ?"),
+        ("käse 🧀", "käse 🧀"),
+    ],
+    ids=ascii,
+)
+def test_what_postgres_cannot_hold_in_json_is_replaced_and_nothing_else_is(
+    database: Database, given: str, stored: str
+) -> None:
+    with database.transaction() as session:
+        job = rows.queued(session, rows.team(session), result={"text": given})
+        assert session.scalar(select(Job.result).where(Job.id == job)) == {"text": stored}
