@@ -57,7 +57,7 @@ $(VENV)/.dev: $(VENV)/.run $(DEV_LOCK)
 
 $(VENV)/.python:
 	@found=; fits='import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 15))'; \
-	for python in $(if $(PYTHON),"$(PYTHON)",$(BIN)/python python3.13 python3.12 python3.11 python3.14 python3); do \
+	for python in $(if $(PYTHON),"$(PYTHON)",$(BIN)/python python3 python3.11 python3.12 python3.13 python3.14); do \
 		if "$$python" -c "$$fits" 2>/dev/null; then found=$$python; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \

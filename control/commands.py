@@ -13,12 +13,6 @@ from vlyard.errors import InvalidInput
 from vlyard.teams import Role
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands to the command line."""
-    for command in (dispatcher, flower, migrate, key):
-        app.command()(command)
-
-
 def dispatcher() -> None:
     """Run a dispatcher; any number may run."""
     from control.dispatcher import Dispatcher

@@ -10,7 +10,7 @@ def failure_of(error: BaseException) -> Failure:
     """What to record of an exception. One that nobody foresaw is told by its type, and tried again."""
     if not isinstance(error, VLyardError):
         error = _foreseen(error)
-    complaints = tuple(_readable(str(complaint)) for complaint in error.complaints)
+    complaints = tuple(Complaint(_readable(c.where), _readable(c.what), _readable(c.fix)) for c in error.complaints)
     return Failure(code=error.code, message=_readable(error.message), blame=error.blame, complaints=complaints)
 
 

@@ -13,9 +13,10 @@ HERE = Path(__file__).parent
 # Each layer: its extras, and the layers that are installed before it.
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "light": (("server",), ()),
-    "worker": (("worker",), ("light",)),
+    "build": (("build",), ("light",)),
+    "worker": (("worker",), ("light", "build")),
     "embedded": (("embedded",), ("light",)),
-    "dev": (("dev",), ("light", "worker", "embedded")),
+    "dev": (("dev",), ("light", "build", "worker", "embedded")),
 }
 
 

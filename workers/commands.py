@@ -4,13 +4,9 @@ from typing import Annotated
 
 import typer
 
+from control.settings import load_settings
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.kinds import KINDS, Device
-
-
-def register(app: typer.Typer) -> None:
-    """Add this module's command to the command line."""
-    app.command()(worker)
 
 
 def worker(
@@ -22,7 +18,6 @@ def worker(
 ) -> None:
     """Run a worker."""
     from control.logs import configure  # here, because every `vlyard` command reads this file
-    from control.settings import load_settings
     from workers.app import Post, default_name, work
 
     configure()

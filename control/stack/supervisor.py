@@ -51,13 +51,14 @@ class _Running:
     group: Group
     log: Path
     log_start: int  # where in the log this start's lines begin
+    batch: int  # processes of one batch are stopped side by side, the last batch first
     started: float = field(default_factory=time.monotonic)
     pause: float = 0  # the last pause before a restart, in seconds
     due: float | None = None  # when to start it again
 
 
 class Supervisor:
-    """The processes of one stack. Use it as a context manager: leaving ends them, the last started first.
+    """The processes of one stack. Use it as a context manager: leaving ends them, the last batch first.
 
     `inherit` are file descriptors that the guard keeps open: a lock among them stays taken until nothing is left.
     """
@@ -67,6 +68,7 @@ class Supervisor:
         self._say = say
         self._inherit = tuple(inherit)
         self._running: dict[str, _Running] = {}
+        self._batch = 0
 
     def __enter__(self) -> Self:
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -74,8 +76,8 @@ class Supervisor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in reversed(tuple(self._running)):
-            self.end(name)
+        for batch in sorted({running.batch for running in self._running.values()}, reverse=True):
+            self.end(*(name for name, running in self._running.items() if running.batch == batch))
         self._tell("goodbye")
         self._guard.communicate()
 
@@ -88,17 +90,18 @@ class Supervisor:
         return {"guard": self._guard.pid} | {name: running.popen.pid for name, running in self._running.items()}
 
     def start(self, *processes: Process) -> None:
-        """Start the processes side by side, and wait until each is ready.
+        """Start the processes side by side, as a batch, and wait until each is ready.
 
         Raises `Unavailable`, with the last lines of its log, where one ends or is not ready in its time.
         """
+        self._batch += 1
         for process in processes:
             self.launch(process)
         for process in processes:
             self.await_ready(process.name)
 
     def launch(self, process: Process) -> None:
-        """Start a process without waiting for it."""
+        """Start a process, in the current batch, without waiting for it."""
         log = self._logs / f"{process.name}.log"
         with log.open("ab") as output:
             log_start = output.tell()
@@ -112,7 +115,7 @@ class Supervisor:
                 start_new_session=True,
             )
         group = Group(popen.pid, start_mark(popen.pid), process.stop_signal, process.litter)
-        self._running[process.name] = _Running(process, popen, group, log, log_start)
+        self._running[process.name] = _Running(process, popen, group, log, log_start, self._batch)
         self._tell("started", *astuple(group))
         if popen.stdin is not None:
             with suppress(BrokenPipeError):  # it was killed already
@@ -157,23 +160,27 @@ class Supervisor:
             running.group.kill()
             self._tell("ended", running.group.pid)
         elif now >= running.due:
-            pause = running.pause
             self.launch(running.process)
-            self._running[running.process.name].pause = pause
+            again = self._running[running.process.name]
+            again.pause, again.batch = running.pause, running.batch
 
-    def end(self, name: str) -> None:
-        """Stop a process: its stop signal, its grace, then SIGKILL for its whole group."""
-        running = self._running[name]
-        running.group.stop()
-        try:
-            running.popen.wait(running.process.grace)
-        except subprocess.TimeoutExpired:
-            self._say(f"{name} did not stop within {running.process.grace:.0f} s and was killed")
-        running.group.kill()
-        running.popen.wait()
-        running.group.sweep()
-        self._tell("ended", running.group.pid)
-        del self._running[name]
+    def end(self, *names: str) -> None:
+        """Stop processes side by side: the stop signal, the grace, then SIGKILL for the whole group of each."""
+        ending = [self._running[name] for name in names]
+        for running in ending:
+            running.group.stop()
+        asked = time.monotonic()
+        for running in ending:
+            process = running.process
+            try:
+                running.popen.wait(max(0, asked + process.grace - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self._say(f"{process.name} did not stop within {process.grace:.0f} s and was killed")
+            running.group.kill()
+            running.popen.wait()
+            running.group.sweep()
+            self._tell("ended", running.group.pid)
+            del self._running[process.name]
 
     def kill(self, name: str) -> None:
         """Send SIGKILL to the group of a process, as a machine that dies would. `tend` and `start` start it again."""

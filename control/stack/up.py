@@ -6,16 +6,9 @@ from typing import Annotated
 
 import typer
 
-from control.stack.demo import demo
 from control.stack.roles import start_roles
 from control.stack.screen import doors_table, interruptible, open_console
 from control.stack.stack import Stack
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands that run a whole stack to the command line."""
-    app.command()(up)
-    app.command()(demo)
 
 
 def up(

@@ -167,7 +167,7 @@ def test_a_process_that_ignores_its_stop_signal_is_killed_with_its_children(
     assert said == ["mule did not stop within 0 s and was killed"]
 
 
-def test_processes_end_in_the_reverse_order_of_their_start(tmp_path: Path) -> None:
+def test_batches_end_in_the_reverse_order_of_their_start(tmp_path: Path) -> None:
     with Supervisor(tmp_path / "logs") as supervisor:
         for name in ("first", "second", "third"):
             up = tmp_path / f"{name}.up"
@@ -218,3 +218,13 @@ def test_a_group_whose_number_went_to_another_process_is_left_alone() -> None:
 
         Group(stranger.pid, start_mark(stranger.pid), signal.SIGTERM).kill()
         assert stranger.wait(5) == -signal.SIGKILL
+
+
+def test_the_processes_of_a_batch_share_one_grace(tmp_path: Path) -> None:
+    deaf = [script(name, f"trap '' TERM; : > {name}; sleep 60 & wait; sleep 60", tmp_path) for name in "abcd"]
+    with Supervisor(tmp_path / "logs") as supervisor:
+        supervisor.start(*deaf)
+        assert eventually(lambda: all((tmp_path / name).exists() for name in "abcd"))
+        left = time.monotonic()
+
+    assert 0.5 <= time.monotonic() - left < 4 * 0.5

@@ -51,9 +51,8 @@ def test_the_queries_that_answer_teams_show_none_anothers_rows(database: Databas
     with database.transaction() as session:
         ours, theirs = rows.team(session), rows.team(session)
         job, file = rows.queued(session, theirs), artefact(session, theirs)
-        everything = {"state": None, "kind": None, "before": None, "limit": 10}
-        assert jobs.page(session, theirs, **everything)
-        assert not jobs.page(session, ours, **everything)
+        assert jobs.page(session, theirs, state=None, kind=None, before=None, limit=10)
+        assert not jobs.page(session, ours, state=None, kind=None, before=None, limit=10)
         assert artefacts.ready(session, theirs, [file])
         assert not artefacts.ready(session, ours, [file])
         assert not jobs.cancel_waiting(session, ours, job)

@@ -76,7 +76,8 @@ def test_a_specification_comes_from_standard_input_and_is_followed_to_its_result
 
 
 def test_a_job_that_failed_fails_the_command_that_waited_for_it(api: SmallApi) -> None:
-    error = {"code": "invalid_input", "message": "It is faulty.", "blame": "user", "complaints": ["a.txt:3: no box"]}
+    complaint = {"where": "a.txt:3", "what": "no box"}
+    error = {"code": "invalid_input", "message": "It is faulty.", "blame": "user", "complaints": [complaint]}
     job = api.add_job(state="failed", error=error)
 
     ran = run(api, "wait", str(job.id), "--json")
@@ -244,15 +245,13 @@ def plugin(folder: Path, module: str) -> str:
     installed = folder / "plugin-1.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1\n")
-    (installed / "entry_points.txt").write_text("[vlyard.commands]\nserve = plugin_commands:register\n")
+    (installed / "entry_points.txt").write_text("[vlyard.commands]\ngreet = plugin_commands:greet\n")
     return str(folder)
 
 
 COMMAND = """
-def register(app):
-    @app.command()
-    def greet():
-        print("hello from a plugin")
+def greet():
+    print("hello from a plugin")
 """
 
 
@@ -269,7 +268,7 @@ def test_commands_whose_extra_is_not_installed_are_left_out_and_the_help_says_ho
     shown, asked = run(None, "--help", PYTHONPATH=path), run(None, "greet", PYTHONPATH=path)
 
     assert shown.returncode == 0
-    assert "pip install 'vlyard[server]' adds: serve." in shown.stdout
+    assert "pip install 'vlyard[server]' adds: greet." in shown.stdout
     assert asked.returncode == 2
     assert "No such command 'greet'" in asked.stderr
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from uuid import uuid4
 
 import httpx
@@ -91,15 +92,22 @@ def test_a_result_with_a_field_of_a_younger_server_is_read_without_it(api: Small
 
 
 def test_the_result_of_a_failed_job_is_its_error_with_every_complaint(api: SmallApi, client: Client) -> None:
-    said = ("labels/7.txt:3: class 9 is not in data.yaml (add its name)", "labels/8.txt:1: five numbers expected")
-    error = {"code": "invalid_input", "message": "Two lines are faulty.", "blame": "user", "complaints": said}
+    said = (
+        Complaint("labels/7.txt:3", "class 9 is not in data.yaml", "add its name"),
+        Complaint("labels/8.txt:1", "five numbers expected"),
+    )
+    error = {
+        "code": "invalid_input",
+        "message": "Two lines are faulty.",
+        "blame": "user",
+        "complaints": [asdict(complaint) for complaint in said],
+    }
     job = api.add_job(state="failed", attempt=1, error=error)
 
     with pytest.raises(JobFailed, match=r"Two lines are faulty\. \[invalid_input\]") as caught:
         client.result(client.wait(job.id))
 
-    assert tuple(map(str, caught.value.complaints)) == said
-    assert caught.value.complaints[0].where == "labels/7.txt:3"
+    assert caught.value.complaints == said
 
 
 def test_a_cancelled_job_has_no_result_and_cannot_be_cancelled_again(api: SmallApi, client: Client) -> None:

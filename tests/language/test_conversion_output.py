@@ -1,6 +1,5 @@
 """What a conversion writes: exact, complete, readable by LLaMA-Factory, and the same every time."""
 
-import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from tests.language.yolo_sets import (
 )
 from vlyard.errors import InvalidInput, RefusedArchive
 from vlyard.formats.archive import pack
-from vlyard.formats.convert import convert
 from vlyard.formats.faults import FAULTS, Policy
 
 SPLITS: dict[str, str | bytes] = {
@@ -359,42 +357,6 @@ def test_every_line_and_every_picture_of_any_set_is_accounted_for(
     assert len(boxes) == totals["boxes"]
     assert {code for row in rows for code in row["codes"]} <= set(FAULTS)
     assert not _llama_factory_problems(folder / "out")
-
-
-def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
-    def peak(pictures: int) -> int:
-        names = (f"a_rather_long_name_{number:05}" for number in range(pictures))
-        lines = "".join(f"0 0.5 0.5 0.5 0.{digits}\n0 0.5 0.5 0.5 0.{digits} 0.9\n" for digits in range(101, 131))
-        files: dict[str, str | bytes] = {"data.yaml": "train: images\nnames: [cat]\n"}
-        for name in names:
-            files |= {f"images/{name}.png": PNG, f"labels/{name}.txt": lines}
-        source = write_set(tmp_path / f"set{pictures}", files)
-        del files
-        tracemalloc.start()
-        try:
-            converted_boxes = converted_quietly(source, tmp_path / f"out{pictures}")
-            assert converted_boxes == pictures * 30
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    peak(10)  # what is loaded once
-    small, large = peak(20), peak(120)
-    written = (tmp_path / "out120" / "report.json").stat().st_size + (
-        tmp_path / "out120" / "grounding.json"
-    ).stat().st_size
-    assert large - small < written / 8
-
-
-PNG = picture((4, 4), file_format="PNG")
-
-
-def converted_quietly(source: Path, output: Path) -> int:
-    """Convert without reading the report, which would be measured too."""
-
-    def silent(fraction: float | None, text: str) -> None: ...
-
-    return convert(source, output, options(), silent).boxes
 
 
 def _files(folder: Path) -> list[Path]:

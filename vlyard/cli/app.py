@@ -1,8 +1,8 @@
 """The command line's entry: gathers the commands, and turns errors into a line and an exit status.
 
-Commands that need the server's packages are found through the entry-point group `vlyard.commands`: each entry is
-named by what it brings and points to a `register(app)`. Where their packages are not installed they are left out,
-and the help says how to get them.
+Commands that need the server's packages are found through the entry-point group `vlyard.commands`: each entry is a
+command's name and its function. Where their packages are not installed they are left out, and the help says how to
+get them.
 """
 
 import re
@@ -21,7 +21,7 @@ from vlyard.errors import Blame, VLyardError
 GROUP = "vlyard.commands"
 OURS, THEIRS, INTERRUPTED = 1, 2, 130  # exit statuses: our fault, the user's (as typer's own), Ctrl-C
 
-Register = Callable[[typer.Typer], None]
+Command = Callable[..., None]
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
 def build(words: Sequence[str]) -> typer.Typer:
     """The application that can answer a command line: with every command whose packages are installed.
 
-    The server's packages take seconds to load, so they are left alone where the first word is the client's own.
+    Of the server's commands only the one that the first word names is loaded, or all where it names none.
     """
     app = typer.Typer(
         name="vlyard",
@@ -51,9 +51,9 @@ def build(words: Sequence[str]) -> typer.Typer:
     jobs.register(app)
     convert.register(app)
     if not set(words[:1]) & {"--version", *_names(app)}:
-        registers, missing = _installed()
-        for register in registers:
-            register(app)
+        commands, missing = _installed(words[:1])
+        for name, command in commands.items():
+            app.command(name)(command)
         app.info.epilog = _offer(missing)
     return app
 
@@ -77,19 +77,20 @@ def _options(
     """What every command has in common."""
 
 
-def _installed() -> tuple[list[Register], dict[str, list[str]]]:
-    registers: list[Register] = []
+def _installed(wanted: Sequence[str]) -> tuple[dict[str, Command], dict[str, list[str]]]:
+    commands: dict[str, Command] = {}
     missing: dict[str, list[str]] = {}
     extras = _extras()
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+    entries = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+    for entry in [entry for entry in entries if entry.name in wanted] or entries:
         try:
-            registers.append(entry.load())
+            commands[entry.name] = entry.load()
         except ImportError as error:
             extra = extras.get((error.name or "").partition(".")[0])
             if extra is None:
                 raise
             missing.setdefault(extra, []).append(entry.name)
-    return registers, missing
+    return commands, missing
 
 
 def _extras() -> Mapping[str, str]:

@@ -217,7 +217,7 @@ def _job_rows(job: Job) -> Iterable[tuple[str, str]]:
         why = f": {attempt.error.message}" if attempt.error else ""
         yield f"attempt {attempt.number}", f"{attempt.outcome or 'running'} on {attempt.worker}{why}"
     if job.error:
-        yield "error", "\n".join([f"{job.error.message} [{job.error.code}]", *job.error.complaints])
+        yield "error", "\n".join([f"{job.error.message} [{job.error.code}]", *map(str, job.error.complaints)])
     if job.result is not None:
         yield "result", json.dumps(job.result, indent=2, ensure_ascii=False)
 

@@ -16,7 +16,6 @@ from vlyard.client.patience import Patience, connection_trouble, persist, refuse
 from vlyard.client.problems import invalid
 from vlyard.errors import (
     Cancelled,
-    Complaint,
     Conflict,
     InvalidInput,
     JobFailed,
@@ -291,6 +290,4 @@ def _understood(answer: type[V], reply: httpx.Response) -> V:
 def _failure(job: Job) -> JobFailed:
     if job.error is None:
         return JobFailed(f"job {job.id} failed and does not say why")
-    split = (text.partition(": ") for text in job.error.complaints)
-    complaints = [Complaint(where, what) if what else Complaint("job", where) for where, _, what in split]
-    return JobFailed(f"job {job.id} failed: {job.error.message} [{job.error.code}]", complaints)
+    return JobFailed(f"job {job.id} failed: {job.error.message} [{job.error.code}]", job.error.complaints)

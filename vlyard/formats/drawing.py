@@ -22,10 +22,11 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[tuple[Box, str]]) -> Image.
     drawn = picture.convert("RGB") if picture.mode != "RGB" else picture.copy()
     pen = ImageDraw.Draw(drawn)
     line = max(2, round(min(drawn.size) / 240))
-    # The large ones first, so that a small object's label is never under a large one's frame.
-    for box, label in sorted(boxes, key=lambda pair: -pair[0].area):
-        left, top, right, bottom = box.clamped().pixels(*drawn.size)
-        pen.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour_of(label), width=line)
+    edges = [(box.clamped().pixels(*drawn.size), label) for box, label in boxes]
+    for (left, top, right, bottom), label in edges:
+        corners = (left, top, max(right - 1, left), max(bottom - 1, top))
+        pen.rectangle(corners, outline=colour_of(label), width=line)
+    for (left, top, _, _), label in edges:  # after all frames, so that none crosses a label
         if label:
             _draw_label(pen, label, (left, top), drawn.size)
     return drawn

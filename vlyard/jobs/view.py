@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
-from vlyard.errors import Blame
+from vlyard.errors import Blame, Complaint
 from vlyard.jobs.kinds import KINDS, Device
 from vlyard.jobs.spec import Spec
 from vlyard.jobs.state import State
@@ -39,7 +39,7 @@ class Failure(_View):
     code: str = Field(description="What programs compare.")
     message: str = Field(description="What people read.")
     blame: Blame
-    complaints: tuple[str, ...] = Field((), description="Where exactly, and what to do about it.")
+    complaints: tuple[Complaint, ...] = Field((), description="Where exactly, and what to do about it.")
 
 
 class Attempt(_View):

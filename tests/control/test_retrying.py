@@ -1,0 +1,54 @@
+"""Whether and when an attempt that ended badly is followed by another."""
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control.retrying import Backoff, retry_delay
+from vlyard.errors import Blame
+
+RNG = Random(7)
+BACKOFF = Backoff(base_seconds=2, cap_seconds=600)
+
+
+@pytest.mark.parametrize(
+    ("blame", "retried_after"),
+    [
+        (Blame.USER, []),  # the same input fails again
+        (Blame.TRANSIENT, [1, 2, 3, 4]),
+        (Blame.LOST, [1, 2, 3, 4]),
+        (Blame.OOM, [1]),  # once, when the neighbours may be gone
+    ],
+)
+def test_the_blame_decides_after_which_failures_there_is_another_attempt(
+    blame: Blame, retried_after: list[int]
+) -> None:
+    delays = {failures: retry_delay(blame, failures, 5, BACKOFF, RNG) for failures in range(1, 8)}
+    assert [failures for failures, delay in delays.items() if delay is not None] == retried_after
+
+
+def test_a_lost_attempt_is_followed_at_once() -> None:
+    assert retry_delay(Blame.LOST, 1, 3, BACKOFF, RNG) == 0
+
+
+@given(st.integers(1, 60), st.floats(0, 100), st.floats(0, 1_000), st.integers())
+def test_a_delay_is_anywhere_up_to_twice_as_long_each_time_and_never_above_the_cap(
+    failures: int, base: float, cap: float, seed: int
+) -> None:
+    delay = Backoff(base, cap).delay(failures, Random(seed))
+    assert 0 <= delay <= min(cap, base * 2 ** (failures - 1))
+
+
+def test_delays_spread_over_their_whole_range() -> None:
+    delays = [BACKOFF.delay(4, RNG) for _ in range(500)]
+    assert min(delays) < 1
+    assert max(delays) > 15
+
+
+def test_a_job_that_always_fails_ends_after_its_attempts() -> None:
+    failures = 1
+    while retry_delay(Blame.TRANSIENT, failures, 3, BACKOFF, RNG) is not None:
+        failures += 1
+    assert failures == 3

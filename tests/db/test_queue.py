@@ -1,0 +1,286 @@
+"""The statements that move jobs: whoever wins the UPDATE has the job, and everybody else has nothing."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import func, select, update
+
+from db import jobs, queue, workers
+from db.clock import from_now
+from db.models import Attempt, Job, Outcome
+from db.queue import Pair
+from db.session import Database
+from tests.db import rows
+from tests.db.rows import LEASE
+from vlyard.jobs.kinds import Device
+from vlyard.jobs.state import State
+
+# --- claiming -------------------------------------------------------------------------------------------------
+
+
+def test_a_claimed_job_runs_with_a_lease_on_its_worker(database: Database) -> None:
+    with database.transaction() as session:
+        owner, worker = rows.team(session), rows.worker(session)
+        pair = rows.dispatched(session, owner)
+        [claimed] = queue.claim(session, worker, [pair], LEASE)
+        job = session.get_one(Job, pair[0])
+        [attempt] = session.query(Attempt).filter_by(job_id=pair[0])
+        lease = session.scalar(select(func.extract("epoch", Job.lease_until - func.now())))
+    assert (claimed.job, claimed.attempt, claimed.team, claimed.kind) == (*pair, owner, "noop")
+    assert (job.state, job.worker_id, job.attempt) == (State.RUNNING, worker, 1)
+    assert (attempt.number, attempt.worker_id, attempt.ended_at) == (1, worker, None)
+    assert lease == pytest.approx(LEASE)
+
+
+def test_the_same_doorbell_twice_is_claimed_once(database: Database) -> None:
+    with database.transaction() as session:
+        first, second = rows.worker(session), rows.worker(session)
+        pair = rows.dispatched(session, rows.team(session))
+        assert queue.claim(session, first, [pair], LEASE)
+    with database.transaction() as session:
+        assert not queue.claim(session, second, [pair], LEASE)
+        assert not queue.claim(session, first, [pair], LEASE)
+        assert session.get_one(Job, pair[0]).worker_id == first
+
+
+@pytest.mark.parametrize("difference", [-1, 1])
+def test_a_doorbell_of_another_attempt_claims_nothing(database: Database, difference: int) -> None:
+    with database.transaction() as session:
+        job, attempt = rows.dispatched(session, rows.team(session))
+        assert not queue.claim(session, rows.worker(session), [(job, attempt + difference)], LEASE)
+        assert session.get_one(Job, job).state is State.DISPATCHED
+
+
+def test_what_is_not_dispatched_cannot_be_claimed(database: Database) -> None:
+    with database.transaction() as session:
+        owner, worker = rows.team(session), rows.worker(session)
+        waiting, cancelled = rows.queued(session, owner), rows.dispatched(session, owner)
+        jobs.cancel_waiting(session, owner, cancelled[0])
+        assert not queue.claim(session, worker, [(waiting, 0), (waiting, 1), cancelled, (uuid4(), 1)], LEASE)
+        assert session.get_one(Job, cancelled[0]).state is State.CANCELLED
+
+
+def test_eight_threads_that_claim_fifty_jobs_get_each_once(database: Database) -> None:
+    with database.transaction() as session:
+        owner = rows.team(session)
+        pairs = [rows.dispatched(session, owner) for _ in range(50)]
+        holders = [rows.worker(session) for _ in range(8)]
+    together = threading.Barrier(8)
+
+    def claim_all(worker: UUID) -> list[UUID]:
+        together.wait()
+        mine: list[UUID] = []
+        for pair in pairs:
+            with database.transaction() as session:
+                mine += [claimed.job for claimed in queue.claim(session, worker, [pair], LEASE)]
+        return mine
+
+    with ThreadPoolExecutor(8) as threads:
+        claimed = [job for mine in threads.map(claim_all, holders) for job in mine]
+    assert sorted(claimed) == sorted(job for job, _ in pairs)
+    with database.transaction() as session:
+        assert session.scalar(select(func.count()).select_from(Attempt)) == 50
+
+
+def test_of_a_bundle_only_what_is_still_to_be_had_is_claimed(database: Database) -> None:
+    with database.transaction() as session:
+        owner = rows.team(session)
+        free, taken = rows.dispatched(session, owner), rows.running(session, owner, rows.worker(session))
+        claimed = queue.claim(session, rows.worker(session), [free, taken], LEASE)
+    assert [row.job for row in claimed] == [free[0]]
+
+
+# --- holding --------------------------------------------------------------------------------------------------
+
+
+def test_renewing_returns_what_the_worker_still_holds_and_nothing_else(database: Database) -> None:
+    with database.transaction() as session:
+        owner, mine, other = rows.team(session), rows.worker(session), rows.worker(session)
+        held, asked, theirs = (rows.running(session, owner, holder) for holder in (mine, mine, other))
+        jobs.request_cancel(session, owner, asked[0])
+        stale = (held[0], held[1] + 1)
+        pairs = [held, asked, theirs, stale, (uuid4(), 1), rows.dispatched(session, owner)]
+        renewed = queue.renew(session, mine, pairs, 100)
+        leases = dict(session.execute(select(Job.id, func.extract("epoch", Job.lease_until - func.now()))).all())
+    assert {(row.job, row.attempt): row.cancel_requested for row in renewed} == {held: False, asked: True}
+    assert leases[held[0]] == pytest.approx(100)
+    assert leases[theirs[0]] == pytest.approx(LEASE)
+
+
+def test_progress_is_recorded_by_the_attempt_that_holds_the_job_alone(database: Database) -> None:
+    with database.transaction() as session:
+        holder, stranger = rows.worker(session), rows.worker(session)
+        pair = rows.running(session, rows.team(session), holder)
+        queue.record_progress(session, stranger, pair, {"fraction": 0.9})
+        queue.record_progress(session, holder, (pair[0], pair[1] + 1), {"fraction": 0.9})
+        assert session.scalar(select(Job.progress)) is None
+        queue.record_progress(session, holder, pair, {"fraction": 0.5})
+        assert session.scalar(select(Job.progress)) == {"fraction": 0.5}
+
+
+def test_only_expired_leases_are_offered_to_the_reaper_and_each_to_one(database: Database) -> None:
+    with database.transaction() as session:
+        owner, worker = rows.team(session), rows.worker(session)
+        rows.running(session, owner, worker)
+        rows.dispatched(session, owner)
+        expired, _ = rows.running(session, owner, worker, lease=-1)
+    with database.transaction() as first, database.transaction() as second:
+        assert [held.job for held in queue.lock_expired(first, 10)] == [expired]
+        assert queue.lock_expired(second, 10) == []
+
+
+# --- dispatching ----------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_queued_is_dispatched_with_its_next_attempt(database: Database) -> None:
+    with database.transaction() as session:
+        owner, worker = rows.team(session), rows.worker(session)
+        fresh, again = rows.queued(session, owner), rows.queued(session, owner, attempt=4)
+        others = [rows.running(session, owner, worker)[0], rows.dispatched(session, owner)[0], uuid4()]
+        cancelled = rows.queued(session, owner)
+        jobs.cancel_waiting(session, owner, cancelled)
+        bells = queue.dispatch(session, [fresh, again, cancelled, *others])
+    assert {(bell.job, bell.attempt) for bell in bells} == {(fresh, 1), (again, 5)}
+    assert {(bell.pool, bell.kind) for bell in bells} == {("default", "noop")}
+
+
+def test_two_transactions_that_dispatch_a_job_ring_one_bell(database: Database) -> None:
+    with database.transaction() as session:
+        job = rows.queued(session, rows.team(session))
+
+    def dispatch(_: int) -> int:
+        with database.transaction() as session:
+            return len(queue.dispatch(session, [job]))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(dispatch, range(4))) == 1
+
+
+def test_a_bell_is_unanswered_only_after_a_while_and_then_counts_as_rung(database: Database) -> None:
+    with database.transaction() as session:
+        owner = rows.team(session)
+        pair, early = rows.dispatched(session, owner), rows.dispatched(session, owner)
+        rows.running(session, owner, rows.worker(session))
+        session.execute(update(Job).where(Job.id != early[0]).values(rung_at=from_now(-60)))
+        again = queue.unanswered(session, ["default"], 5, 10)
+        assert [(bell.job, bell.attempt) for bell in again] == [pair]
+        assert queue.unanswered(session, ["default"], 5, 10) == []
+
+
+def test_a_bell_in_a_pool_that_another_dispatcher_holds_is_left_to_it(database: Database) -> None:
+    with database.transaction() as session:
+        rows.dispatched(session, rows.team(session))
+        session.execute(update(Job).values(rung_at=from_now(-60)))
+        assert queue.unanswered(session, [], 5, 10) == []
+
+
+def test_a_pool_is_decided_about_by_one_dispatcher_while_jobs_are_submitted_to_it(database: Database) -> None:
+    with database.transaction() as first:
+        assert queue.lock_pools(first) == ["default"]
+        with database.transaction() as second:
+            assert queue.lock_pools(second) == []
+        with database.transaction() as session:  # its foreign key refers to the locked row
+            rows.queued(session, rows.team(session))
+
+
+def test_waiting_jobs_are_those_of_each_team_and_kind_by_priority_and_age(database: Database) -> None:
+    with database.transaction() as session:
+        ours, theirs = rows.team(session), rows.team(session)
+        first, second = rows.queued(session, ours), rows.queued(session, ours)
+        urgent, other = rows.queued(session, ours, priority=5), rows.queued(session, theirs)
+        rows.queued(session, ours, kind="inference")  # not asked for
+        rows.queued(session, ours, available_at=from_now(60))  # backing off
+        rows.dispatched(session, ours)
+        found = {job: team for job, team, *_ in queue.waiting(session, "default", {"noop", "conversion"}, 2)}
+        assert found == {urgent: ours, first: ours, other: theirs}
+        assert second not in found
+        assert queue.waiting(session, "elsewhere", {"noop"}, 2) == []
+
+
+# --- capacity -------------------------------------------------------------------------------------------------
+
+
+def test_the_slots_are_those_of_living_undrained_workers_of_the_pool(database: Database) -> None:
+    with database.transaction() as session:
+        rows.worker(session, slots=2)
+        rows.worker(session, slots=3)
+        rows.worker(session, slots=7, kinds=["noop", "conversion"])
+        rows.worker(session, slots=1, kinds=["inference"], device=Device.GPU)
+        rows.worker(session, seconds_silent=60)
+        rows.worker(session, pool="elsewhere")
+        workers.end(session, rows.worker(session))
+        workers.drain(session, rows.worker(session))
+        found = queue.capacity(session, "default", LEASE)
+    assert sorted((device, sorted(kinds), slots) for device, kinds, slots in found) == [
+        (Device.CPU, ["conversion", "noop"], 7),
+        (Device.CPU, ["noop"], 5),
+        (Device.GPU, ["inference"], 1),
+    ]
+
+
+def test_slots_are_held_by_dispatched_jobs_and_by_running_ones_of_living_workers(database: Database) -> None:
+    with database.transaction() as session:
+        owner = rows.team(session)
+        living, silent = rows.worker(session), rows.worker(session, seconds_silent=60)
+        rows.running(session, owner, living)
+        rows.running(session, owner, silent)
+        rows.dispatched(session, owner)
+        rows.queued(session, owner)
+        assert queue.held(session, "default", LEASE) == [(owner, "noop", 2)]
+
+
+# --- what is written down -------------------------------------------------------------------------------------
+
+
+def test_every_move_writes_one_event_with_the_next_number(database: Database) -> None:
+    with database.transaction() as session:
+        owner, worker = rows.team(session), rows.worker(session)
+        pair = rows.running(session, owner, worker)
+        queue.record_progress(session, worker, pair, {"fraction": 0.5, "text": "half"})
+        jobs.request_cancel(session, owner, pair[0])
+        held = queue.lock_held(session, worker, pair)
+        assert held is not None
+        queue.end_attempt(session, held, outcome=Outcome.LOST, target=State.QUEUED, values={}, error=None)
+        queue.dispatch(session, [pair[0]])
+        jobs.cancel_waiting(session, owner, pair[0])
+        written = rows.events(session, pair[0])
+        last = session.scalar(select(Job.last_event))
+    assert [seq for seq, _, _ in written] == list(range(1, 9))
+    assert last == 8
+    assert [(type, data.get("state", data.get("text"))) for _, type, data in written] == [
+        ("state", "queued"),
+        ("state", "dispatched"),
+        ("state", "running"),
+        ("progress", "half"),
+        ("state", "running"),
+        ("state", "queued"),
+        ("state", "dispatched"),
+        ("state", "cancelled"),
+    ]
+
+
+def test_what_changes_nothing_writes_nothing(database: Database) -> None:
+    with database.transaction() as session:
+        owner, worker = rows.team(session), rows.worker(session)
+        pair: Pair = rows.running(session, owner, worker)
+        before = rows.events(session, pair[0])
+        queue.claim(session, worker, [pair], LEASE)
+        queue.dispatch(session, [pair[0]])
+        queue.renew(session, worker, [pair], LEASE)
+        jobs.cancel_waiting(session, owner, pair[0])
+        assert rows.events(session, pair[0]) == before
+
+
+@pytest.mark.parametrize(("device", "kind"), [(Device.GPU, "inference"), (Device.CPU, "noop")])
+def test_only_time_on_a_gpu_is_counted(database: Database, device: Device, kind: str) -> None:
+    with database.transaction() as session:
+        worker = rows.worker(session)
+        pair = rows.running(session, rows.team(session), worker, kind=kind)
+        session.execute(update(Attempt).values(started_at=from_now(-90)))
+        held = queue.lock_held(session, worker, pair)
+        assert held is not None
+        queue.end_attempt(session, held, outcome=Outcome.SUCCEEDED, target=State.SUCCEEDED, values={}, error=None)
+        seconds = session.scalar(select(Attempt.gpu_seconds))
+    assert seconds == pytest.approx(90 if device is Device.GPU else 0)

@@ -1,0 +1,56 @@
+"""Each question that the queue asks is answered from its own partial index."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.orm import Session
+
+from db import jobs, queue
+from db.session import Database
+from tests.db import rows
+
+Question = Callable[[Session], Any]
+
+QUESTIONS: dict[str, tuple[str, Question]] = {
+    "waiting": ("ix_jobs_queued", lambda session: queue.waiting(session, "default", {"noop", "conversion"}, 10)),
+    "held": ("ix_jobs_held", lambda session: queue.held(session, "default", 30)),
+    "unanswered": ("ix_jobs_dispatched", lambda session: queue.unanswered(session, ["default"], 5, 10)),
+    "expired": ("ix_jobs_running", lambda session: queue.lock_expired(session, 10)),
+    "capacity": ("ix_workers_alive", lambda session: queue.capacity(session, "default", 30)),
+    "page": (
+        "ix_jobs_team",
+        lambda session: jobs.page(session, rows.team(session, "t"), state=None, kind=None, before=None, limit=10),
+    ),
+}
+
+
+def plan(session: Session, question: Question) -> str:
+    """How PostgreSQL would answer the last statement that the question sends, with the parameters it sends."""
+    sent: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        sent.append((statement, parameters))
+
+    connection = session.connection()
+    event.listen(connection, "before_cursor_execute", note)
+    question(session)
+    event.remove(connection, "before_cursor_execute", note)
+    statement, parameters = sent[-1]
+    cursor = connection.connection.cursor()
+    cursor.execute(f"EXPLAIN {statement}", parameters)
+    lines: Iterable[tuple[str]] = cursor.fetchall()
+    return "\n".join(line for (line,) in lines)
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_question_of_the_queue_is_answered_from_its_own_index(database: Database, name: str) -> None:
+    index, question = QUESTIONS[name]
+    with database.transaction() as session:
+        rows.queued(session, rows.team(session, "t"))
+        session.execute(text("SET LOCAL enable_seqscan = off"))
+        explained = plan(session, question)
+    assert re.search(rf"\b{index}\b", explained), explained
+    assert "Seq Scan on jobs" not in explained
