@@ -59,6 +59,7 @@ class System:
     def __init__(self, environment: Mapping[str, str], supervisor: Supervisor, logs: Path) -> None:
         self.environment = dict(environment)
         self.logs = logs
+        self._started: set[str] = set()
         given = {name.removeprefix("VLYARD_").lower(): value for name, value in environment.items()}
         self.settings = Settings.model_validate({k: v for k, v in given.items() if k in Settings.model_fields})
         self.supervisor = supervisor
@@ -68,6 +69,8 @@ class System:
         self.bell.start()
 
     def close(self) -> None:
+        """End what was started, side by side, and let go of the database."""
+        self.supervisor.end(*self._started)
         self.bell.stop()
         self.database.close()
 
@@ -132,6 +135,7 @@ class System:
         """Start a role as `vlyard <words>`; returns its pid once it is ready."""
         program = str(Path(sys.executable).with_name("vlyard"))
         environment = {**self.environment, "PYTHONUNBUFFERED": "1"}
+        self._started.add(name)
         self.supervisor.start(Process(name, (program, *words), ready, environment, patience=120))
         return self.supervisor.pid(name)
 

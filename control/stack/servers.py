@@ -21,7 +21,7 @@ from vlyard.errors import MissingServer
 class Program:
     """A server program on this machine."""
 
-    path: Path
+    path: Path  # as it was found: a link's own name can decide what the program does, as with Debian's redis-server
     version: tuple[int, ...]
     source: str  # the wheel that it came in, or "this machine"
 
@@ -68,9 +68,9 @@ class Server:
         """Every program that will do, best first. Why one will not do is added to `refusals`."""
         seen: set[Path] = set()
         for path, source in self._candidates(environment.get("PATH", "")):
-            if path in seen:
+            if path.resolve() in seen:
                 continue
-            seen.add(path)
+            seen.add(path.resolve())
             version = self._version(path)
             if version >= self.minimum:
                 yield Program(path, version, source)
@@ -83,10 +83,10 @@ class Server:
             yield path.resolve(), self.wheel
         for command in self.commands:
             if found := shutil.which(command, path=search_path):
-                yield Path(found).resolve(), "this machine"
+                yield Path(found), "this machine"
         for pattern in self.places:
             newest_first = sorted(Path("/").glob(pattern.lstrip("/")), key=_numbers, reverse=True)
-            yield from ((path.resolve(), "this machine") for path in newest_first)
+            yield from ((path, "this machine") for path in newest_first)
 
     def _version(self, path: Path) -> tuple[int, ...]:
         try:

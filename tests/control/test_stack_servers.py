@@ -185,7 +185,7 @@ def test_the_wheels_program_goes_before_the_machines(server: Server, tmp_path: P
 
     assert server.find({"PATH": str(tmp_path)}).source == server.wheel
     without = dataclasses.replace(server, wheel=NO_WHEEL, places=())
-    assert without.find({"PATH": str(tmp_path)}) == Program(wheel.path, wheel.version, "this machine")
+    assert without.find({"PATH": str(tmp_path)}) == Program(beside, wheel.version, "this machine")
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)

@@ -1,8 +1,9 @@
 """What a team owns is read through `db.owned`, which shows no team another's rows."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -33,11 +34,11 @@ def artefact(session: Session, team: UUID) -> UUID:
     return row.id
 
 
-MAKERS = {Job: rows.queued, Artefact: artefact}
+MAKERS: dict[Any, Callable[[Session, UUID], UUID]] = {Job: rows.queued, Artefact: artefact}
 
 
 @pytest.mark.parametrize("entity", MAKERS)
-def test_a_team_sees_its_own_rows_alone(database: Database, entity: type[Job] | type[Artefact]) -> None:
+def test_a_team_sees_its_own_rows_alone(database: Database, entity: Any) -> None:
     with database.transaction() as session:
         ours, theirs = rows.team(session), rows.team(session)
         mine, other = MAKERS[entity](session, ours), MAKERS[entity](session, theirs)
