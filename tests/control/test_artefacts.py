@@ -16,6 +16,7 @@ import pytest
 from control.artefacts import ArtefactStore
 from control.settings import Settings
 from control.stack.stack import Stack
+from tests.system import eventually
 from vlyard.errors import InvalidInput, Unavailable
 from vlyard.files import Stored
 
@@ -153,12 +154,15 @@ def test_a_download_link_serves_the_content_under_its_name_and_type(
     assert reply.headers["Content-Disposition"] == NAMES[name]
 
 
-def test_a_link_that_was_changed_or_that_expired_is_refused(store: ArtefactStore, settings: Settings) -> None:
+def test_a_link_that_was_changed_or_that_expired_is_refused(
+    store: ArtefactStore, settings: Settings, here: Path
+) -> None:
     file = file_of(b"picture")
+    store.put(file.key, here, "image/jpeg")
     url = store.download_link(file)
     assert httpx.get(url.replace(file.key, "tests/other"), trust_env=False).status_code == httpx.codes.FORBIDDEN
     short = ArtefactStore(settings.model_copy(update={"presign_seconds": 1})).download_link(file)
-    assert "X-Amz-Expires=1&" in short
+    eventually(lambda: httpx.get(short, trust_env=False).status_code == httpx.codes.FORBIDDEN, what="the expiry")
 
 
 def test_links_are_made_for_the_address_that_clients_reach(settings: Settings) -> None:
@@ -229,5 +233,5 @@ def test_a_download_that_breaks_off_again_and_again_is_unavailable(
 
 def test_wrong_credentials_are_unavailable_and_say_what_the_server_said(settings: Settings) -> None:
     stranger = ArtefactStore(settings.model_copy(update={"s3_access_key": "nobody"}))
-    with pytest.raises(Unavailable, match="403|Forbidden|InvalidAccessKeyId"):
+    with pytest.raises(Unavailable, match="403"):
         stranger.reachable()

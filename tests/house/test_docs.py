@@ -11,6 +11,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from api.app import make_app
 from api.problems import status_of
 from control.settings import Settings
 from tests.house.tree import ROOT, files, read
@@ -195,6 +196,17 @@ def test_every_target_of_the_makefile_is_documented() -> None:
     targets = re.findall(r"^([a-z]+):.*## ", read("Makefile"), re.MULTILINE)
 
     assert [name for name in targets if f"`make {name}`" not in read("docs/commands.md")] == []
+
+
+# --- the API --------------------------------------------------------------------------------------------------
+
+
+def test_every_request_that_the_api_answers_is_documented_and_no_other() -> None:
+    paths = make_app(Settings()).openapi()["paths"]
+    offered = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    table = section(read("docs/api.md"), "## The surface")
+
+    assert set(re.findall(r"`((?:GET|POST|PUT|DELETE|PATCH) [^`]+)`", table)) == offered
 
 
 # --- README ---------------------------------------------------------------------------------------------------
