@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     stop_grace_seconds: float = Field(10, ge=0, description="How long a stopped child has before it is killed.")
 
     models_dir: Path | None = Field(None, description="The folder whose sub-folders are the models that jobs can name.")
+    cpu_threads: int = Field(1, ge=1, description="Threads that a model's worker computes with where it has no GPU.")
     work_dir: Path | None = Field(None, description="Where attempts keep their scratch folders; default: the system's.")
 
 

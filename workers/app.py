@@ -57,7 +57,7 @@ def work(settings: Settings, post: Post) -> None:
             device=post.device,
             kinds=post.kinds,
             slots=post.slots,
-            gpus=_gpus(post.device),
+            gpus=_gpus(post.device, settings.cpu_threads),
         )
     keeper = LeaseKeeper(database, worker, settings.lease_seconds, settings.stop_grace_seconds)
     runner = Runner(worker, database, ArtefactStore(settings), bell, keeper, settings, rules_from(settings))
@@ -101,9 +101,12 @@ def _add_task(app: Celery, kind: str, runner: Runner) -> None:
             raise AttemptFailed(ending.failure.message if ending.failure else ending.outcome)
 
 
-def _gpus(device: Device) -> list[str]:
+def _gpus(device: Device, cpu_threads: int) -> list[str]:
+    """The names of this worker's GPUs. Where a model has to do without, it takes this many threads, not all cores."""
     if device is Device.CPU:
         return []
     import torch
 
+    if not torch.cuda.is_available():
+        torch.set_num_threads(cpu_threads)
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

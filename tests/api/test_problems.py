@@ -1,5 +1,6 @@
 """Every error leaves as a problem document that names what is wrong and what to do."""
 
+import json
 from typing import Any
 from uuid import uuid4
 
@@ -50,6 +51,8 @@ BODIES: dict[str, tuple[Any, str, str, str]] = {  # body, pointer, part of the d
     "empty_text": ({"spec": {**INFERENCE, "prompt": ""}}, "/spec/prompt", "at least 1", ""),
     "nul": ({"spec": {**NOOP, "echo": "a\0b"}}, "/spec/echo", "U+0000", "remove it"),
     "half_a_surrogate_pair": ({"spec": {**NOOP, "echo": "\ud83d"}}, "/spec/echo", "unicode", ""),
+    "half_a_surrogate_pair_in_a_kind": ({"spec": {"kind": "\ud83d"}}, "/spec/kind", "", ""),
+    "half_a_surrogate_pair_in_a_name": ({"spec": {**NOOP, "\ud83d": 1}}, "/spec/?", "", ""),
     "no_such_artefact": ({"spec": INFERENCE}, "/spec/image", "no artefact", "upload"),
     "no_such_pool": ({"spec": NOOP, "pool": "nowhere"}, "/pool", "no pool 'nowhere'", ""),
     "no_pool_name": ({"spec": NOOP, "pool": "A B"}, "/pool", "pattern", ""),
@@ -64,7 +67,8 @@ BODIES: dict[str, tuple[Any, str, str, str]] = {  # body, pointer, part of the d
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_that_is_not_valid_is_refused_and_its_field_named(visitor: Visitor, name: str) -> None:
     body, pointer, detail, fix = BODIES[name]
-    reply = visitor.post("/v1/jobs", body)
+    content = b"" if body is None else json.dumps(body).encode()  # which escapes what UTF-8 cannot hold
+    reply = visitor.call("POST", "/v1/jobs", headers={"Content-Type": "application/json"}, content=content)
     said = checked(reply)
     assert reply.status_code == 422
     assert said["code"] == "invalid_input"
