@@ -36,13 +36,13 @@ def translated() -> Iterator[None]:
 
 
 def _is_outage(error: BaseException) -> bool:
-    # Class 08 is connection trouble, 57P is a server that shuts down or starts, 53300 too many connections, and 55P03
-    # a lock that did not come free in time. psycopg reports a refused connection as OperationalError without an
-    # SQLSTATE.
+    # Class 08 is connection trouble, 57P is a server that shuts down or starts, 53300 too many connections, 55P03 a
+    # lock that did not come free and 57014 a statement that did not end in time. psycopg reports a refused connection
+    # as OperationalError without an SQLSTATE.
     state: str | None = getattr(error, "sqlstate", None)
     if state is None:
         return type(error).__name__ in {"OperationalError", "InterfaceError", "ConnectionTimeout"}
-    return state.startswith(("08", "57P")) or state in {"53300", "55P03"}
+    return state.startswith(("08", "57P")) or state in {"53300", "55P03", "57014"}
 
 
 def _json(value: Any) -> str:

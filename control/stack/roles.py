@@ -1,6 +1,7 @@
 """VLyard's own processes on top of a stack's servers: the API, the dispatcher, the workers and Flower."""
 
 import importlib.util
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -15,7 +16,7 @@ from sqlalchemy import func, select
 from control.accounts import authenticate, issue_key
 from control.preparing import prepare
 from control.settings import Settings
-from control.stack.folder import DataFolder
+from control.stack.folder import DataFolder, write_private
 from control.stack.ports import LOOPBACK
 from control.stack.stack import Stack
 from control.stack.supervisor import Process
@@ -26,6 +27,7 @@ from vlyard.jobs.kinds import Device
 from vlyard.teams import Role
 
 POOL = "default"
+ENVIRONMENT = "environment"  # the file in the data folder that has the settings
 _TEAM = "first"
 _API_PORT, _FLOWER_PORT = 8080, 5555  # where they are free and nothing else was asked for
 _PATIENCE = 120  # seconds; the first start of a fresh installation compiles every module
@@ -63,8 +65,15 @@ def start_roles(stack: Stack, port: int = 0) -> Doors:
         flower_password=settings.flower_password.get_secret_value(),
     )
     stack.folder.announce(doors.api)
+    _keep_environment(stack.folder, {**environment, "VLYARD_URL": doors.api, "VLYARD_API_KEY": doors.key})
     stack.supervisor.start(*_processes(environment, doors, _now(url), url))
     return doors
+
+
+def _keep_environment(folder: DataFolder, environment: dict[str, str]) -> None:
+    """Leave the settings in a file that a shell can read, for `vlyard key`, another worker, or the client."""
+    lines = (f"export {name}={shlex.quote(value)}\n" for name, value in sorted(environment.items()))
+    write_private(folder.path / ENVIRONMENT, "".join(lines))
 
 
 def _environment(stack: Stack) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from control.stack.roles import Doors
+from control.stack.roles import ENVIRONMENT, Doors
 
 _PIPED_WIDTH = 160  # columns where there is no terminal to ask
 
@@ -28,6 +28,7 @@ def doors_table(doors: Doors, folder: Path) -> Table:
     table.add_row("API key", doors.key)
     table.add_row("Flower", f"{doors.flower}  (user {doors.flower_user}, password {doors.flower_password})")
     table.add_row("data and logs", str(folder))
+    table.add_row("settings", f"{folder / ENVIRONMENT}  (for other shells: `. {folder / ENVIRONMENT}`)")
     return table
 
 

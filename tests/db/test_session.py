@@ -55,6 +55,13 @@ def test_a_lock_that_does_not_come_free_is_unavailable(database: Database) -> No
             lock_soon(session, job)
 
 
+def test_a_statement_that_does_not_end_in_time_is_unavailable(database: Database) -> None:
+    with database.transaction() as session:
+        session.execute(text("SET statement_timeout = '20ms'"))
+    with pytest.raises(Unavailable), database.transaction() as session:
+        session.execute(text("SELECT pg_sleep(20)"))
+
+
 def test_a_wrong_statement_is_our_bug_and_passes_as_it_is(database: Database) -> None:
     with pytest.raises(DBAPIError), database.transaction() as session:
         session.execute(text("SELECT nothing FROM nowhere"))

@@ -43,6 +43,9 @@ def of_ours(frame):
         name = frame.f_code.co_filename
         if name.startswith(own):
             return name.removeprefix(root)
+        if name.startswith("<frozen ") and "importlib" not in name:
+            frame = frame.f_back
+            continue
         if not name.startswith(standard) or "site-packages" in name or metadata in name:
             return None
         frame = frame.f_back

@@ -1,0 +1,107 @@
+"""`vlyard demo` and `vlyard up`, as somebody runs them who has just cloned the repository."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from PIL import Image
+
+from tests.system import eventually
+from vlyard import Client, NoopSpec
+
+VLYARD = str(Path(sys.executable).with_name("vlyard"))
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path, own_environment: dict[str, str]) -> dict[str, str]:
+    """The environment of somebody with an empty home."""
+    (tmp_path / "home").mkdir()
+    return {**own_environment, "HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+
+
+def _processes_in(folder: Path) -> list[str]:
+    """The processes that mention a folder, in their arguments, their environment or as where they work."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), process.cwd(), *process.environ().values()]
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if process.pid != os.getpid() and any(str(folder) in word for word in words):
+            found.append(" ".join(process.cmdline()))
+    return found
+
+
+@contextmanager
+def _up(folder: Path, environment: dict[str, str]) -> Iterator[tuple["subprocess.Popen[str]", dict[str, str]]]:
+    """A running `vlyard up` in a folder, and the settings that it leaves for other shells."""
+    process = subprocess.Popen([VLYARD, "up"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    kept = folder / ".vlyard" / "up" / "environment"
+    try:
+        assert process.stdout is not None
+        said = ""
+        while "Ctrl-C stops everything" not in said:
+            line = process.stdout.readline()
+            assert line, f"it ended: {said}"
+            said += line
+        yield process, dict(re.findall(r"export (\w+)='?([^'\n]*)'?", kept.read_text()))
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def test_the_demo_converts_asks_prints_where_everything_is_and_leaves_no_process(
+    newcomer: dict[str, str], tmp_path: Path
+) -> None:
+    # given an empty folder; when the demo runs there
+    ran = subprocess.run([VLYARD, "demo"], cwd=tmp_path, env=newcomer, capture_output=True, text=True, timeout=170)
+    # then it ended well, and said where to look
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for word in ("API key", "Flower", "conversion", "inference", "succeeded", "24 samples with 24 boxes"):
+        assert word in ran.stdout
+    # and the annotated picture is where it says
+    (path,) = re.findall(r"demo-output/inference/annotated\.png", ran.stdout)
+    with Image.open(tmp_path / path) as picture:
+        assert picture.format == "PNG"
+    # and nothing is left
+    assert _processes_in(tmp_path) == []
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["demo-output", "home"]
+
+
+def test_up_keeps_its_data_refuses_a_second_one_beside_it_and_leaves_no_process(
+    newcomer: dict[str, str], tmp_path: Path
+) -> None:
+    # given a running stack and a job that has ended
+    with _up(tmp_path, newcomer) as (first, settings):
+        with Client(settings["VLYARD_URL"], settings["VLYARD_API_KEY"]) as client:
+            client.run(NoopSpec(echo="kept"), timeout=60)
+        # when a second one is started beside it, then that one says who is there, and ends
+        beside = subprocess.run([VLYARD, "up"], cwd=tmp_path, env=newcomer, capture_output=True, text=True, timeout=60)
+        assert beside.returncode == 2
+        assert f"in use by the stack of process {first.pid} at {settings['VLYARD_URL']}" in beside.stderr
+        assert "Traceback" not in beside.stderr
+    # when it is stopped, then nothing is left
+    assert first.returncode == 0
+    assert _processes_in(tmp_path) == []
+    # and when it is started again, then the first one's data, key and address are there
+    with _up(tmp_path, newcomer) as (_, again):
+        assert again == settings
+        with Client(again["VLYARD_URL"], again["VLYARD_API_KEY"]) as client:
+            (job,) = client.jobs()
+            assert (job.result or {})["echo"] == "kept"
+
+
+def test_a_stack_that_is_killed_leaves_no_process(newcomer: dict[str, str], tmp_path: Path) -> None:
+    with _up(tmp_path, newcomer) as (process, settings):
+        assert httpx.get(f"{settings['VLYARD_URL']}/healthz", trust_env=False).status_code == httpx.codes.OK
+        process.kill()
+        process.wait()
+        eventually(lambda: not _processes_in(tmp_path), seconds=30, what="the end of every process")
