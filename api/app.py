@@ -17,6 +17,10 @@ from control.wakeup import Bell
 from db.session import Database
 
 
+# Files go to S3 and not through here: this is room for a specification, and for the pictures that some will carry.
+_LARGEST_BODY = 32 * 2**20  # bytes
+
+
 def make_app(settings: Settings) -> FastAPI:
     """The application; it opens its connections when it is started."""
 
@@ -35,7 +39,7 @@ def make_app(settings: Settings) -> FastAPI:
             house.bell.stop()
             database.close()
 
-    app = FastAPI(title="VLyard", version=version("vlyard"), lifespan=life)
+    app = FastAPI(title="VLyard", version=version("vlyard"), lifespan=life, max_body_size=_LARGEST_BODY)
     app.add_middleware(RequestIds)
     problems.install(app)
     for router in (jobs.router, artefacts.router, health.router):

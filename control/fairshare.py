@@ -66,7 +66,7 @@ def choose(
         demand[row.kind] += row.count
         held[row.team] += row.count
     chosen: list[Waiting] = []
-    for job in sorted(_by_team_order(waiting), key=lambda job: (job.since, job.job)):
+    for job in _line(waiting):
         limit = shares.get(job.team, Share()).max_running
         if limit is not None and held[job.team] >= limit:
             continue
@@ -92,20 +92,16 @@ def seated(demand: Mapping[str, int], slots: Sequence[Slots]) -> int:
     return sum(demand[kind] for kind in kinds) - without
 
 
-def _by_team_order(waiting: Sequence[Waiting]) -> list[Waiting]:
-    """Within a team, hand the team's places in the line to its jobs by priority.
+def _line(waiting: Sequence[Waiting]) -> list[Waiting]:
+    """All jobs by age, but each team's places in the line go to its jobs by priority.
 
     A team's urgent job overtakes the team's other jobs and nobody else's.
     """
     teams: dict[UUID, list[Waiting]] = {}
     for job in waiting:
         teams.setdefault(job.team, []).append(job)
-    ordered: list[Waiting] = []
+    line: list[tuple[tuple[datetime, UUID], Waiting]] = []
     for jobs in teams.values():
         places = sorted((job.since, job.job) for job in jobs)
-        line = sorted(jobs, key=lambda job: (-job.priority, job.since, job.job))
-        ordered += [
-            Waiting(job.job, job.team, job.kind, job.priority, since)
-            for job, (since, _) in zip(line, places, strict=True)
-        ]
-    return ordered
+        line += zip(places, sorted(jobs, key=lambda job: (-job.priority, job.since, job.job)), strict=True)
+    return [job for _, job in sorted(line, key=lambda row: row[0])]

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from control.settings import Settings
 from db.queue import Doorbell
 from vlyard.errors import Unavailable
-from vlyard.jobs.kinds import KINDS, Device
+from vlyard.jobs.kinds import Device
 
 # Longer than any job: with early acknowledgement nothing is ever redelivered, and this makes sure of it.
 _VISIBILITY_SECONDS = 7 * 24 * 3600
@@ -57,7 +57,7 @@ class Doorbells:
             bell.kind,
             args=(str(bell.job), bell.attempt),
             task_id=f"{bell.job}:{bell.attempt}",
-            queue=_queue(queue_name(KINDS[bell.kind].device, bell.pool, bell.kind)),
+            queue=_queue(queue_name(bell.device, bell.pool, bell.kind)),
             producer=producer,
             retry=False,
         )

@@ -15,12 +15,9 @@ from vlyard.errors import Complaint, InvalidInput
 from vlyard.files import Stored
 from vlyard.jobs.view import NewArtefact
 
-_LONGEST_NAME = 255  # bytes, in the file systems where workers will write it
-
 
 def announce(session: Session, caller: Caller, new: NewArtefact, idempotency_key: str | None) -> Artefact:
     """Store that a file is about to come; its bytes go to the store without passing through the API."""
-    _check(new)
     identity = uuid7()
     if idempotency_key is not None:
         digest = hashlib.sha256(new.model_dump_json().encode()).hexdigest()
@@ -38,16 +35,6 @@ def announce(session: Session, caller: Caller, new: NewArtefact, idempotency_key
     session.flush()
     session.refresh(artefact)
     return artefact
-
-
-def _check(new: NewArtefact) -> None:
-    complaints = []
-    if new.name in {".", ".."} or len(new.name.encode()) > _LONGEST_NAME:
-        complaints.append(Complaint("/name", "no file can have this name", "send a shorter or plainer one"))
-    if not new.media_type.isascii():
-        complaints.append(Complaint("/media_type", "it has letters that no HTTP header can carry", "use plain ones"))
-    if complaints:
-        raise InvalidInput(complaints=complaints)
 
 
 def verify(store: ArtefactStore, file: Stored) -> None:

@@ -29,6 +29,7 @@ class Doorbell:
     attempt: int
     pool: str
     kind: str
+    device: Device
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,11 @@ def dispatch(session: Session, jobs: Iterable[UUID]) -> Sequence[Doorbell]:
         moved_to(State.DISPATCHED)
         .where(Job.id.in_(list(jobs)))
         .values(attempt=Job.attempt + 1, dispatched_at=func.now(), rung_at=func.now(), worker_id=None)
-        .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.last_event)
+        .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.device, Job.last_event)
     )
     rows = session.execute(statement).all()
     append_events(session, [(r.id, r.last_event, {"state": State.DISPATCHED, "attempt": r.attempt}) for r in rows])
-    return [Doorbell(row.id, row.attempt, row.pool, row.kind) for row in rows]
+    return [Doorbell(row.id, row.attempt, row.pool, row.kind, row.device) for row in rows]
 
 
 def unanswered(session: Session, pools: Iterable[str], after_seconds: float, limit: int) -> Sequence[Doorbell]:
@@ -150,7 +151,7 @@ def unanswered(session: Session, pools: Iterable[str], after_seconds: float, lim
         update(Job)
         .where(Job.id.in_(overdue), Job.state == State.DISPATCHED)
         .values(rung_at=func.now())
-        .returning(Job.id, Job.attempt, Job.pool, Job.kind)
+        .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.device)
     )
     return [Doorbell(*row) for row in session.execute(statement)]
 

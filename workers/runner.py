@@ -62,7 +62,7 @@ class Runner:
         with self.keeper.holding(pair, claimed_at, kind.time_limit.total_seconds(), killable=killable) as hold:
             try:
                 ending = self._attempt(kind, claimed, hold)
-                state = self._finish(ending, hold)
+                state = self._finish_somehow(ending, hold)
             except StaleAttempt as error:
                 log.warning("attempt given up", job=str(pair[0]), attempt=pair[1], reason=str(error))
                 return None
@@ -118,6 +118,16 @@ class Runner:
             )
             result = load_handler(kind)(spec, context)
             return result.model_dump(mode="json"), context.published
+
+    def _finish_somehow(self, ending: Ending, hold: Hold) -> State:
+        """Record the ending; one that the database will not have, for what is in it, is recorded as a failure."""
+        try:
+            return self._finish(ending, hold)
+        except StaleAttempt:
+            raise
+        except Exception as error:
+            log.exception("ending cannot be recorded", job=str(ending.pair[0]), attempt=ending.pair[1])
+            return self._finish(Ending(ending.pair, Outcome.FAILED, failure=failure_of(error)), hold)
 
     def _finish(self, ending: Ending, hold: Hold) -> State:
         """Record the ending. While the database is away this goes on trying, for as long as the lease can stand."""

@@ -222,3 +222,9 @@ def test_every_error_has_a_status_that_fits_its_blame(error: type[VLyardError]) 
 
 def test_no_status_is_kept_for_an_error_that_nobody_raises() -> None:
     assert set(STATUS) <= set(tree(VLyardError))
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(visitor: Visitor) -> None:
+    reply = visitor.call("POST", "/v1/jobs", {"Content-Type": "application/json"}, content=b" " * (33 * 2**20))
+
+    assert reply.status_code == 413  # in plain words: the framework stops reading before our handlers come in

@@ -62,7 +62,7 @@ def _small(folder: Path) -> Path:
 
 def _large(folder: Path) -> Path:
     """A set whose conversion takes many seconds."""
-    draw_dataset(folder / "one", count=1, seed=1)
+    draw_dataset(folder / "one", count=1, seed=1, side=32)
     with zipfile.ZipFile(folder / "large.zip", "w") as archive:
         for number in range(4_000):
             archive.write(folder / "one" / "images" / "0000.png", f"images/{number}.png")

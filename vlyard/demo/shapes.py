@@ -38,7 +38,7 @@ def draw_scenes(seed: int, *, side: int = SIDE) -> Iterator[Scene]:
         yield _draw_scene(rng, side)
 
 
-def draw_dataset(folder: Path, count: int, seed: int) -> tuple[Path, ...]:
+def draw_dataset(folder: Path, count: int, seed: int, *, side: int = SIDE) -> tuple[Path, ...]:
     """Write `count` pictures with labels as Ultralytics lays them out; returns the pictures' paths.
 
     Makes `images/0000.png`, `labels/0000.txt` and so on, and `data.yaml`. A label line is the class's number, then
@@ -49,7 +49,7 @@ def draw_dataset(folder: Path, count: int, seed: int) -> tuple[Path, ...]:
     listing = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(CLASSES))}
     (folder / "data.yaml").write_text(yaml.safe_dump(listing, sort_keys=False), encoding="utf-8")
     pictures = []
-    for number, scene in zip(range(count), draw_scenes(seed), strict=False):
+    for number, scene in zip(range(count), draw_scenes(seed, side=side), strict=False):
         picture = folder / "images" / f"{number:04d}.png"
         scene.picture.save(picture)
         (folder / "labels" / f"{number:04d}.txt").write_text(_label_line(scene), encoding="utf-8")

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny
 
 from vlyard.errors import Blame, Complaint
 from vlyard.jobs.kinds import KINDS, Device
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 else:  # the union of the table's rows, told apart by `kind`
     AnySpec = Annotated[Union[tuple(kind.spec for kind in KINDS.values())], Field(discriminator="kind")]  # noqa: UP007
 
+_LONGEST_FILE_NAME = 255  # bytes, in the file systems where workers will write it
 POOL_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 
 
@@ -88,15 +89,23 @@ class Page(_View):
     next_cursor: str | None = None
 
 
+def _file_name(name: str) -> str:
+    if name in {".", ".."} or len(name.encode()) > _LONGEST_FILE_NAME:
+        raise ValueError("no file can have this name: send a shorter or plainer one")
+    return name
+
+
 class NewArtefact(BaseModel):
     """A file about to be uploaded. The upload is refused where its bytes differ from what is said here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[^/\\\x00-\x1f]{1,255}$", description="The file's name, without folders.")
+    name: Annotated[str, AfterValidator(_file_name)] = Field(
+        pattern=r"^[^/\\\x00-\x1f]{1,255}$", description="The file's name, without folders."
+    )
     bytes: int = Field(ge=0, le=5 * 2**30, description="Its exact length.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="The SHA-256 of its content, in hexadecimal.")
-    media_type: str = Field("application/octet-stream", pattern=r"^[\w.+-]+/[\w.+-]+$", max_length=127)
+    media_type: str = Field("application/octet-stream", pattern=r"^[A-Za-z0-9.+_-]+/[A-Za-z0-9.+_-]+$", max_length=127)
 
 
 class Upload(_View):
