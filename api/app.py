@@ -16,7 +16,6 @@ from control.settings import Settings
 from control.wakeup import Bell
 from db.session import Database
 
-
 # Files go to S3 and not through here: this is room for a specification, and for the pictures that some will carry.
 _LARGEST_BODY = 32 * 2**20  # bytes
 
