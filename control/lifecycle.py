@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
+from control.endings import Ended, follow_up
 from control.failures import failure_of
 from control.retrying import Backoff, retry_delay
 from db import artefacts, jobs, queue
@@ -20,7 +21,7 @@ from db.clock import from_now
 from db.models import Artefact, Job, Outcome
 from db.owned import owned_row
 from vlyard.errors import Blame, Conflict, InvalidInput, StaleAttempt, WorkerLost
-from vlyard.jobs.state import State
+from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Failure
 
 
@@ -89,7 +90,9 @@ def reap(session: Session, rules: Rules, limit: int = 500) -> int:
 def cancel(session: Session, team: UUID, job: UUID) -> Job:
     """Cancel a job: at once while it waits, through its worker while it runs; raises `Conflict` once it has ended."""
     row = owned_row(session, Job, team, job, lock=True)  # so that nobody claims or ends it between the two statements
-    if not jobs.cancel_waiting(session, team, job) and not jobs.request_cancel(session, team, job):
+    if jobs.cancel_waiting(session, team, job):
+        follow_up(session, [Ended(job, team, State.CANCELLED)])
+    elif not jobs.request_cancel(session, team, job):
         raise Conflict(f"the job has ended already: it is {row.state}")
     session.refresh(row)
     return row
@@ -99,6 +102,8 @@ def _conclude(session: Session, job: queue.Held, ending: Ending, rules: Rules) -
     target, values = _next_state(job, ending, rules)
     error = ending.failure.model_dump(mode="json") if ending.failure else None
     queue.end_attempt(session, job, outcome=ending.outcome, target=target, values=values, error=error)
+    if target in TERMINAL:
+        follow_up(session, [Ended(job.job, job.team, target)])
     return target
 
 

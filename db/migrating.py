@@ -43,10 +43,10 @@ def is_current(connection: Connection) -> bool:
     return MigrationContext.configure(connection).get_current_revision() == newest
 
 
-def write_revision(url: str, message: str) -> None:
+def write_revision(url: str, number: str, message: str) -> None:
     """Write the next migration from what the models say and the database lacks."""
     with _connection(url) as connection:
-        command.revision(_config(connection), message, autogenerate=True)
+        command.revision(_config(connection), message, autogenerate=True, rev_id=number)
 
 
 def _config(connection: Connection) -> Config:

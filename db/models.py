@@ -35,6 +35,12 @@ class Outcome(StrEnum):
     LOST = "lost"  # nobody renewed its lease
 
 
+class DeliveryState(StrEnum):
+    PENDING = "pending"  # to be sent at `next_at`
+    DELIVERED = "delivered"  # the receiver answered with 2xx
+    EXHAUSTED = "exhausted"  # every try failed, or the webhook was disabled
+
+
 class ArtefactState(StrEnum):
     PENDING = "pending"  # its upload has not been completed
     READY = "ready"  # its bytes are in the store, and are what they were said to be
@@ -73,6 +79,7 @@ class Table(DeclarativeBase):
         Outcome: _by_value(Outcome),
         Device: _by_value(Device),
         ArtefactState: _by_value(ArtefactState),
+        DeliveryState: _by_value(DeliveryState),
     }
 
 
@@ -174,6 +181,12 @@ class Job(Table):
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
     last_event: Mapped[int] = mapped_column(server_default=text("0"))  # the sequence number of its newest event
+    labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # the owner's own names and values
+    expires_at: Mapped[datetime | None]  # not worth starting any more after this
+    max_runtime_seconds: Mapped[float | None]  # shorter than its kind's time limit
+    cloned_from: Mapped[UUID | None]  # the job whose specification it repeats, as it was or changed
+    bundle: Mapped[UUID | None]  # the message that it shares with others, while it is dispatched or running
+    alone: Mapped[bool] = mapped_column(server_default=text("false"))  # it was lost in company: run it by itself
 
     __table_args__ = (
         # One index for each question the queue asks, holding only the rows that the question is about.
@@ -189,8 +202,23 @@ class Job(Table):
         Index("ix_jobs_dispatched", "rung_at", postgresql_where=text("state = 'dispatched'")),
         Index("ix_jobs_running", "lease_until", postgresql_where=text("state = 'running'")),
         Index("ix_jobs_held", "pool", postgresql_where=text("state IN ('dispatched', 'running')")),
+        Index("ix_jobs_expiring", "expires_at", postgresql_where=text("state IN ('blocked', 'queued', 'dispatched')")),
         Index("ix_jobs_team", "team_id", text("id DESC")),
+        Index("ix_jobs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
     )
+
+
+class JobDependency(Table):
+    """A job that waits for another one's output, and where in its specification that output goes."""
+
+    __tablename__ = "job_dependencies"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    needs_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    output: Mapped[str] = mapped_column(primary_key=True)  # the name of the output in the other job's result
+    pointer: Mapped[str] = mapped_column(primary_key=True)  # the JSON pointer of the field, such as /source
+
+    __table_args__ = (Index("ix_job_dependencies_needs", "needs_id"),)
 
 
 class Attempt(Table):
@@ -218,6 +246,18 @@ class JobEvent(Table):
     at: Mapped[datetime] = mapped_column(server_default=func.now())
     type: Mapped[str]
     data: Mapped[dict[str, Any]]
+
+
+class JobLog(Table):
+    """What an attempt's handler said, in pieces, in the order in which it said it."""
+
+    __tablename__ = "job_logs"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    text: Mapped[str]
 
 
 class Artefact(Table):
@@ -253,3 +293,41 @@ class IdempotencyKey(Table):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (UniqueConstraint("team_id", "key"),)
+
+
+class Webhook(Table):
+    """Where a team wants to be told of the ends of its jobs."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    team_id: Mapped[UUID] = mapped_column(ForeignKey("teams.id"))
+    url: Mapped[str]
+    secret: Mapped[str]  # the key of the signatures; whoever signs must have it, so it cannot be a digest
+    events: Mapped[list[str]]  # the types that are sent, such as job.succeeded
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    disabled_at: Mapped[datetime | None]
+    disabled_because: Mapped[str | None]
+
+    __table_args__ = (Index("ix_webhooks_team", "team_id"),)
+
+
+class WebhookDelivery(Table):
+    """One message to one webhook, until it has arrived or is given up. Its id stays the same over all tries."""
+
+    __tablename__ = "webhook_deliveries"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    webhook_id: Mapped[UUID] = mapped_column(ForeignKey("webhooks.id"))
+    team_id: Mapped[UUID] = mapped_column(ForeignKey("teams.id"))
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
+    type: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    state: Mapped[DeliveryState]
+    tries: Mapped[int] = mapped_column(server_default=text("0"))
+    next_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_status: Mapped[int | None]
+    last_error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (Index("ix_webhook_deliveries_due", "next_at", postgresql_where=text("state = 'pending'")),)
