@@ -36,7 +36,7 @@ bench: $(VENV)/.dev ## measure against the bare libraries
 	@exec $(BIN)/python -m bench
 
 faults: $(VENV)/.dev ## kill, stop and fill things, and see every promise kept
-	@exec $(BIN)/python -m pytest tests/faults $(T)
+	@exec $(BIN)/python -m pytest -m "slow or not slow" -s tests/faults $(T)
 
 lock: $(VENV)/.dev ## choose the newest versions that fit together, and write requirements/*.lock
 	@exec $(BIN)/python requirements/lock.py

@@ -7,9 +7,10 @@ from importlib.metadata import version
 import uvicorn
 from fastapi import FastAPI
 
-from api import artefacts, health, jobs, problems
+from api import artefacts, events, health, jobs, outputs, problems, webhooks
 from api.desk import House
 from api.request_id import RequestIds
+from api.streams import HEARTBEAT_SECONDS
 from api.waiting import Waiters
 from control.artefacts import ArtefactStore
 from control.settings import Settings
@@ -20,8 +21,8 @@ from db.session import Database
 _LARGEST_BODY = 32 * 2**20  # bytes
 
 
-def make_app(settings: Settings) -> FastAPI:
-    """The application; it opens its connections when it is started."""
+def make_app(settings: Settings, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> FastAPI:
+    """The application; it opens its connections when it is started. Streams say every so often that they live."""
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -39,9 +40,10 @@ def make_app(settings: Settings) -> FastAPI:
             database.close()
 
     app = FastAPI(title="VLyard", version=version("vlyard"), lifespan=life, max_body_size=_LARGEST_BODY)
+    app.state.heartbeat_seconds = heartbeat_seconds
     app.add_middleware(RequestIds)
     problems.install(app)
-    for router in (jobs.router, artefacts.router, health.router):
+    for router in (jobs.router, events.router, outputs.router, artefacts.router, webhooks.router, health.router):
         app.include_router(router)
     return app
 

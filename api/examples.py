@@ -25,3 +25,22 @@ SUBMISSIONS: dict[str, Any] = {
         "value": {"spec": {"kind": "noop", "echo": "hello"}, "priority": 10},
     },
 }
+
+BATCHES: dict[str, Any] = {
+    "chain": {
+        "summary": "Convert a dataset, and look at one of its pictures with a question",
+        "value": {
+            "jobs": [
+                {"name": "convert", "spec": {"kind": "conversion", "source": AN_ARTEFACT, "name": "street"}},
+                {
+                    "name": "look",
+                    "spec": {
+                        "kind": "inference",
+                        "image": "ref:convert/contact_sheet",
+                        "prompt": "Detect all objects in the image. Output the bounding boxes in JSON format.",
+                    },
+                },
+            ]
+        },
+    },
+}

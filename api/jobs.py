@@ -1,4 +1,4 @@
-"""/v1/jobs: submit, look, list, cancel."""
+"""/v1/jobs: submit, one or many, look, list."""
 
 from typing import Annotated, Any
 from uuid import UUID
@@ -6,10 +6,11 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Query, Response
 from sqlalchemy.orm import Session
 
+from api import job_operations
 from api.desk import AtDesk, Desk, IdempotencyKey, Wait
-from api.examples import SUBMISSIONS
+from api.examples import BATCHES, SUBMISSIONS
 from api.views import job_row_view, job_view
-from control import lifecycle, submit
+from control import submit
 from control.accounts import Caller
 from control.wakeup import Channel
 from db import jobs
@@ -21,6 +22,7 @@ from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.state import TERMINAL, State
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router.include_router(job_operations.router)
 
 
 @router.post("", status_code=202, summary="Submit a job")
@@ -41,6 +43,19 @@ async def submit_job(
     return await _after(desk, job, wait)
 
 
+@router.post(":batch", status_code=202, summary="Submit many jobs, all or none")
+async def submit_batch(
+    batch: Annotated[view.Batch, Body(openapi_examples=BATCHES)], desk: AtDesk, idempotency_key: IdempotencyKey = None
+) -> view.Accepted:
+    """Accept up to 1,000 jobs, which may wait for each other's outputs; the answer has them in the same order."""
+
+    def accept(session: Session, caller: Caller) -> view.Accepted:
+        rows = submit.submit_batch(session, caller, batch, idempotency_key)
+        return view.Accepted(data=tuple(map(job_row_view, rows)))
+
+    return await desk.run_and_wake(accept, Channel.WORK)
+
+
 @router.get("/{job}", summary="Look at a job")
 async def show_job(job: UUID, desk: AtDesk, wait: Wait) -> view.Job:
     """A job and its attempts. With a wait, the answer comes when the job has ended or the time is over."""
@@ -50,30 +65,27 @@ async def show_job(job: UUID, desk: AtDesk, wait: Wait) -> view.Job:
 @router.get("", summary="List jobs, newest first")
 async def list_jobs(
     desk: AtDesk,
+    *,
     state: State | None = None,
     kind: Annotated[str | None, Query(pattern=f"^({'|'.join(KINDS)})$", description="Of this kind only.")] = None,
+    pool: Annotated[str | None, Query(pattern=view.POOL_PATTERN, description="Of this pool only.")] = None,
+    label: Annotated[
+        list[str] | None, Query(description="`key:value`; with several, only jobs that have all of them.")
+    ] = None,
     cursor: Annotated[str | None, Query(description="The `next_cursor` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> view.Page:
     """Your team's jobs."""
-    before = _cursor(cursor)
+    before, labels = _cursor(cursor), _labels(label or [])
 
     def read(session: Session, caller: Caller) -> view.Page:
-        rows = jobs.page(session, caller.team, state=state, kind=kind, before=before, limit=limit + 1)
+        rows = jobs.page(
+            session, caller.team, state=state, kind=kind, before=before, limit=limit + 1, pool=pool, labels=labels
+        )
         more = str(rows[limit - 1].id) if len(rows) > limit else None
         return view.Page(data=tuple(map(job_row_view, rows[:limit])), next_cursor=more)
 
     return await desk.run(read)
-
-
-@router.post("/{job}/cancel", status_code=202, summary="Cancel a job")
-async def cancel_job(job: UUID, desk: AtDesk) -> view.Job:
-    """Cancel a job: at once while it waits; a running one as soon as its worker has stopped it."""
-
-    def cancel(session: Session, caller: Caller) -> view.Job:
-        return job_view(session, lifecycle.cancel(session, caller.team, job))
-
-    return await desk.run_and_wake(cancel, Channel.WORK, Channel.ENDED)
 
 
 def _look(job: UUID) -> Any:
@@ -98,3 +110,16 @@ def _cursor(text: str | None) -> UUID | None:
     except ValueError:
         complaint = Complaint("/query/cursor", f"{text!r} is no cursor", "pass the `next_cursor` of the page before")
         raise InvalidInput(complaints=[complaint]) from None
+
+
+def _labels(texts: list[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for text in texts:
+        key, colon, value = text.partition(":")
+        if not key or not colon or "\0" in text:
+            raise InvalidInput(complaints=[Complaint("/query/label", f"{text!r} is no label", "write it as key:value")])
+        if labels.setdefault(key, value) != value:
+            raise InvalidInput(
+                complaints=[Complaint("/query/label", f"no job has two values of {key!r}", "ask for one")]
+            )
+    return labels

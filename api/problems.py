@@ -120,4 +120,6 @@ def _pointer(row: Mapping[str, Any]) -> str:
         path.append("kind")
     elif path[:1] == ["spec"]:
         del path[1:2]  # pydantic puts the union's tag into the path; no body has it there
+    elif path[:1] == ["jobs"] and path[2:3] == ["spec"]:
+        del path[3:4]
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)

@@ -1,33 +1,87 @@
-"""Waiting for jobs to end without holding a thread or a database session each.
+"""Waiting for what happens to jobs without holding a thread or a database session for each who waits.
 
-One listener per process hears that some job ended; one query then asks for all the jobs that anybody waits for.
+One listener per process hears that something happened; one query for each kind of news then asks on behalf of all
+who wait for it.
 """
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Generic, TypeVar
 from uuid import UUID
 
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from control.wakeup import Channel, Listener
-from db import jobs
+from db import events, jobs, logs
+from db.models import JobEvent
 from db.session import Database
 from vlyard.errors import Unavailable
 
-_POLL_SECONDS = 1.0  # how soon an end is noticed when its wake-up was lost
+_POLL_SECONDS = 1.0  # how soon news are noticed whose wake-up was lost
+_PAUSE_SECONDS = 0.02  # between two looks, however often somebody wakes us
+_BATCH = 200  # events or pieces of a log that one look brings to one who waits
+
+Wish = TypeVar("Wish")
+News = TypeVar("News")
+
+
+class Lookout(Generic[Wish, News]):
+    """Those who wait for news of one kind. Who wishes the same shares the answer."""
+
+    def __init__(self, look: Callable[[Session, Sequence[Wish]], Mapping[Wish, News]]) -> None:
+        self._look = look
+        self._waiting: defaultdict[Wish, set[asyncio.Future[News]]] = defaultdict(set)
+
+    def wishes(self) -> Sequence[Wish]:
+        """What is waited for now."""
+        return list(self._waiting)
+
+    def look(self, session: Session, wishes: Sequence[Wish]) -> Mapping[Wish, News]:
+        """What there is of it in the database."""
+        return self._look(session, wishes) if wishes else {}
+
+    def tell(self, found: Mapping[Wish, News]) -> None:
+        """Wake those whose news came."""
+        for wish, news in found.items():
+            for future in self._waiting.get(wish, ()):
+                if not future.done():
+                    future.set_result(news)
+
+    def cancel(self) -> None:
+        """Send everybody home."""
+        for futures in self._waiting.values():
+            for future in futures:
+                future.cancel()
+
+    async def wait(self, wish: Wish, seconds: float) -> News | None:
+        """The news once there are any; None when the time is over."""
+        future: asyncio.Future[News] = asyncio.get_running_loop().create_future()
+        self._waiting[wish].add(future)
+        try:
+            return await asyncio.wait_for(future, seconds)
+        except TimeoutError:
+            return None
+        finally:
+            self._waiting[wish].discard(future)
+            if not self._waiting[wish]:
+                del self._waiting[wish]
 
 
 class Waiters:
-    """Everybody in this process who waits for the end of a job."""
+    """Everybody in this process who waits for something to happen to a job."""
 
     def __init__(self, database: Database, url: str) -> None:
         self._database = database
-        self._waiting: defaultdict[UUID, set[asyncio.Future[None]]] = defaultdict(set)
+        self._ends = Lookout[UUID, None](lambda session, ids: dict.fromkeys(jobs.ended(session, ids)))
+        self._events = Lookout[events.Place, Sequence[JobEvent]](lambda session, at: events.news(session, at, _BATCH))
+        self._logs = Lookout[logs.Place, logs.Said](lambda session, at: logs.news(session, at, _BATCH))
         self._heard = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._listener = Listener(url, (Channel.ENDED,), self._on_heard)
+        self._listener = Listener(url, (Channel.ENDED, Channel.EVENTS), self._on_heard)
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -38,43 +92,50 @@ class Waiters:
         await run_in_threadpool(self._listener.stop)
         if self._task is not None:
             self._task.cancel()
-        for futures in self._waiting.values():
-            for future in futures:
-                future.cancel()
+        for lookout in (self._ends, self._events, self._logs):
+            lookout.cancel()
 
     async def ended(self, job: UUID, seconds: float) -> None:
         """Return when the job has ended, or when the time is over."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[job].add(future)
         self._heard.set()  # it may have ended before anybody waited
-        try:
-            await asyncio.wait_for(future, seconds)
-        except TimeoutError:
-            return
-        finally:
-            self._waiting[job].discard(future)
-            if not self._waiting[job]:
-                del self._waiting[job]
+        await self._ends.wait(job, seconds)
+
+    async def events_after(self, job: UUID, after: int, seconds: float) -> Sequence[JobEvent]:
+        """The job's next events after a number, in order, as soon as there are any; none when the time is over."""
+        self._heard.set()
+        return await self._events.wait(events.Place(job, after), seconds) or ()
+
+    async def said_after(self, job: UUID, attempt: int, after: int, seconds: float) -> logs.Said:
+        """The next pieces of an attempt's log, or its end, as soon as they are there; none when the time is over."""
+        self._heard.set()
+        return await self._logs.wait(logs.Place(job, attempt, after), seconds) or logs.Said((), over=False)
 
     async def _watch(self) -> None:
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._heard.wait(), _POLL_SECONDS)
             self._heard.clear()
-            if not self._waiting:
+            wishes = self._ends.wishes(), self._events.wishes(), self._logs.wishes()
+            if not any(wishes):
                 continue
             try:
-                ended = await run_in_threadpool(self._ended_among, list(self._waiting))
+                ended, happened, said = await run_in_threadpool(self._look, *wishes)
             except Unavailable:
                 continue  # the next look finds it
-            for job in ended:
-                for future in self._waiting.get(job, ()):
-                    if not future.done():
-                        future.set_result(None)
+            self._ends.tell(ended)
+            self._events.tell(happened)
+            self._logs.tell(said)
+            await asyncio.sleep(_PAUSE_SECONDS)
 
-    def _ended_among(self, waited_for: list[UUID]) -> set[UUID]:
+    def _look(
+        self, ends: Sequence[UUID], places: Sequence[events.Place], logged: Sequence[logs.Place]
+    ) -> tuple[Mapping[UUID, None], Mapping[events.Place, Sequence[JobEvent]], Mapping[logs.Place, logs.Said]]:
         with self._database.transaction() as session:
-            return jobs.ended(session, waited_for)
+            return (
+                self._ends.look(session, ends),
+                self._events.look(session, places),
+                self._logs.look(session, logged),
+            )
 
     def _on_heard(self) -> None:
         if self._loop is not None and not self._loop.is_closed():

@@ -5,7 +5,7 @@ import os
 from rich.console import Console
 from rich.table import Table
 
-from bench import conversion, latency
+from bench import conversion, latency, waiters
 from bench.figure import Figure, fsync_rate
 
 
@@ -13,7 +13,7 @@ def main() -> None:
     console = Console()
     console.print(f"{os.cpu_count()} cores, {fsync_rate():.0f} fsync/s; medians of alternating turns")
     figures: list[Figure] = []
-    for module in (conversion, latency):
+    for module in (conversion, latency, waiters):
         console.print(f"measuring {module.__name__.removeprefix('bench.')} …", style="dim")
         figures += module.measure()
     table = Table("figure", "ours", "baseline", "", "ratio")

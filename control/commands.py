@@ -14,7 +14,8 @@ from vlyard.teams import Role
 
 
 def dispatcher() -> None:
-    """Run a dispatcher; any number may run."""
+    """Run a dispatcher, which also sends what webhooks wait for; any number may run."""
+    from control.delivering import Deliverer
     from control.dispatcher import Dispatcher
     from control.logs import configure
     from control.queue import Doorbells
@@ -27,7 +28,10 @@ def dispatcher() -> None:
     process = Dispatcher(database, Doorbells(settings), settings, rules_from(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: process.stop())
+    deliverer = Deliverer(database, settings)
+    deliverer.start()
     process.run()
+    deliverer.stop()
     database.close()
 
 

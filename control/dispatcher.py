@@ -7,15 +7,19 @@ again by whoever comes next.
 
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from uuid import UUID
 
 import structlog
 from sqlalchemy.orm import Session
 
 from control import fairshare, lifecycle
+from control.bundling import bundles
+from control.expiry import expire
 from control.fairshare import Running, Slots, Waiting
 from control.lifecycle import Rules
 from control.queue import Doorbells
@@ -25,10 +29,14 @@ from db import queue
 from db.queue import Doorbell
 from db.session import Database
 from vlyard.errors import Unavailable
+from vlyard.jobs.kinds import KINDS
 
 log = structlog.get_logger()
 
 _AT_ONCE = 500  # rows that one tick reaps or rings again at most
+_SWEEP_SECONDS = 0.5  # between looks for leases and doorbells that are overdue
+_BUNDLES = {kind.name: kind.bundle for kind in KINDS.values()}
+_SHORT = frozenset(name for name, most in _BUNDLES.items() if most > 1)
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class Tick:
     """What one look at the queue did."""
 
     reaped: int
-    rung: int
+    rung: int  # messages
 
 
 class Dispatcher:
@@ -47,6 +55,7 @@ class Dispatcher:
         self._doorbells = doorbells
         self._settings = settings
         self._rules = rules
+        self._next_sweep = 0.0  # monotonic
         self._wake = threading.Event()
         self._stopped = threading.Event()
         url = settings.database_url.get_secret_value()
@@ -75,20 +84,30 @@ class Dispatcher:
         self._wake.set()
 
     def tick(self) -> Tick:
-        """Close expired attempts, ring unanswered doorbells again, and dispatch what fits."""
-        with self._database.transaction() as session:
-            reaped = lifecycle.reap(session, self._rules, _AT_ONCE)
-        if reaped:
-            log.info("closed attempts whose lease ran out", count=reaped)
-            self._bell.strike(Channel.ENDED)
+        """Dispatch what fits, and ever so often close expired attempts and ring unanswered doorbells again."""
+        sweep = time.monotonic() >= self._next_sweep
+        reaped = self._reap() if sweep else 0
         with self._database.transaction() as session:
             pools = queue.lock_pools(session)
-            bells = list(queue.unanswered(session, pools, self._settings.ring_after_seconds, _AT_ONCE))
+            bells: list[Doorbell] = []
+            if sweep:
+                bells += queue.unanswered(session, pools, self._settings.ring_after_seconds, _AT_ONCE)
             for pool in pools:
                 bells += self._dispatch(session, pool)
+        if sweep:
+            self._next_sweep = time.monotonic() + _SWEEP_SECONDS
         if bells:
             self._doorbells.ring(bells)
         return Tick(reaped, len(bells))
+
+    def _reap(self) -> int:
+        with self._database.transaction() as session:
+            reaped = lifecycle.reap(session, self._rules, _AT_ONCE)
+            expired = expire(session, _AT_ONCE)
+        if reaped or expired:
+            log.info("closed what was overdue", attempts=reaped, expired=expired)
+            self._bell.strike(Channel.ENDED, Channel.EVENTS)
+        return reaped
 
     def _dispatch(self, session: Session, pool: str) -> Sequence[Doorbell]:
         fresh = self._settings.lease_seconds
@@ -96,20 +115,30 @@ class Dispatcher:
         if not capacity:
             return []
         running = [Running(*row) for row in queue.held(session, pool, fresh)]
-        chosen: list[Waiting] = []
+        messages: list[list[UUID]] = []
         for _, groups in groupby(capacity, key=lambda row: row[0]):
             slots = [Slots(kinds, count) for _, kinds, count in groups]
-            chosen += self._choose(session, pool, slots, running)
-        return queue.dispatch(session, [job.job for job in chosen]) if chosen else []
+            messages += self._choose(session, pool, slots, running)
+        return queue.dispatch(session, messages) if messages else []
 
-    def _choose(self, session: Session, pool: str, slots: Sequence[Slots], running: Sequence[Running]) -> list[Waiting]:
-        kinds = frozenset[str]().union(*(group.kinds for group in slots))
+    def _choose(
+        self, session: Session, pool: str, workers: Sequence[Slots], running: Sequence[Running]
+    ) -> list[list[UUID]]:
+        kinds = frozenset[str]().union(*(group.kinds for group in workers))
         here = [row for row in running if row.kind in kinds]
         demand = Counter[str]()
         for row in here:
             demand[row.kind] += row.count
+        slots = [*workers, *_look_ahead(workers)]
         free = sum(group.count for group in slots) - fairshare.seated(demand, slots)
         if not free:
             return []
-        waiting = [Waiting(*row) for row in queue.waiting(session, pool, kinds, free)]
-        return fairshare.choose(waiting, here, {}, {}, slots)
+        limits = {kind: free * _BUNDLES[kind] for kind in kinds & _BUNDLES.keys()}
+        waiting = [Waiting(*row) for row in queue.waiting(session, pool, limits)]
+        return bundles(fairshare.choose(waiting, here, {}, {}, slots), waiting, _BUNDLES)
+
+
+def _look_ahead(workers: Sequence[Slots]) -> list[Slots]:
+    """As many seats again for short jobs, so that the next message is there when a worker has finished one."""
+    seats = [Slots(group.kinds & _SHORT, group.count) for group in workers]
+    return [group for group in seats if group.kinds]

@@ -6,6 +6,8 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from control import dependencies
+from db import webhooks
 from vlyard.jobs.state import State
 
 
@@ -18,11 +20,17 @@ class Ended:
     state: State
 
 
-FOLLOW_UPS: tuple[Callable[[Session, Sequence[Ended]], None], ...] = ()
+def _tell_webhooks(session: Session, ended: Sequence[Ended]) -> None:
+    webhooks.enqueue(session, [each.job for each in ended])
+
+
+FOLLOW_UPS: tuple[Callable[[Session, Sequence[Ended]], None], ...] = (_tell_webhooks,)
 
 
 def follow_up(session: Session, ended: Sequence[Ended]) -> None:
-    """Do everything that follows from the ends of these jobs."""
-    if ended:
+    """Do everything that follows from the ends of these jobs, and of those that end because of them."""
+    while ended:
         for each in FOLLOW_UPS:
             each(session, ended)
+        failed = dependencies.settle(session, [each.job for each in ended])
+        ended = [Ended(job, team, State.FAILED) for job, team in failed]

@@ -21,6 +21,8 @@ class Waiting:
     kind: str
     priority: int
     since: datetime
+    model: str = ""  # jobs of the same model may travel together
+    alone: bool = False  # it was lost in company, and now has to show that it was not its fault
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,11 @@ def choose(
     for row in running:
         demand[row.kind] += row.count
         held[row.team] += row.count
+    free = sum(group.count for group in slots) - seated(demand, slots)
     chosen: list[Waiting] = []
     for job in _line(waiting):
+        if len(chosen) == free:
+            break
         limit = shares.get(job.team, Share()).max_running
         if limit is not None and held[job.team] >= limit:
             continue

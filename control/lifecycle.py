@@ -6,21 +6,19 @@ number, so that one that was given up changes nothing.
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from control.endings import Ended, follow_up
 from control.failures import failure_of
 from control.retrying import Backoff, retry_delay
 from db import artefacts, jobs, queue
-from db.clock import from_now
 from db.models import Artefact, Job, Outcome
 from db.owned import owned_row
-from vlyard.errors import Blame, Conflict, InvalidInput, StaleAttempt, WorkerLost
+from vlyard.errors import Blame, Conflict, InvalidInput, WorkerLost
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Failure
 
@@ -42,6 +40,8 @@ class Ending:
     result: Mapping[str, Any] | None = None
     failure: Failure | None = None
     artefacts: Sequence[Mapping[str, Any]] = field(default=())
+    spent: float | None = None  # seconds in the handler
+    log: Mapping[str, Any] | None = None  # the file with what the handler said; kept whatever the outcome
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Rules:
     rng: random.Random
 
 
-def claim(session: Session, worker: UUID, pair: queue.Pair, rules: Rules) -> queue.Claimed | None:
-    """Take a dispatched job; None where its doorbell was stale, doubled or late."""
-    claimed = queue.claim(session, worker, [pair], rules.lease_seconds)
-    return claimed[0] if claimed else None
+def claim(session: Session, worker: UUID, pairs: Sequence[queue.Pair], rules: Rules) -> Sequence[queue.Claimed]:
+    """Take dispatched jobs, in the order of `pairs`; without those whose doorbell was stale, doubled or late."""
+    claimed = {(job.job, job.attempt): job for job in queue.claim(session, worker, pairs, rules.lease_seconds)}
+    return [claimed[pair] for pair in pairs if pair in claimed]
 
 
 def inputs_of(session: Session, claimed: queue.Claimed, wanted: Sequence[UUID]) -> Sequence[Artefact]:
@@ -68,22 +68,20 @@ def inputs_of(session: Session, claimed: queue.Claimed, wanted: Sequence[UUID]) 
     return [found[identity] for identity in wanted]
 
 
-def finish(session: Session, worker: UUID, ending: Ending, rules: Rules) -> State:
-    """Record how an attempt ended; returns the job's new state. Raises `StaleAttempt` where it is not its own."""
-    job = queue.lock_held(session, worker, ending.pair)
-    if job is None:
-        raise StaleAttempt(f"attempt {ending.pair[1]} no longer holds job {ending.pair[0]}")
-    if ending.outcome is Outcome.SUCCEEDED:
-        artefacts.insert_ready(session, _made_by(job, ending.artefacts))
-    return _conclude(session, job, ending, rules)
+def finish(session: Session, worker: UUID, endings: Sequence[Ending], rules: Rules) -> Mapping[queue.Pair, State]:
+    """Record how attempts ended; returns their jobs' new states, without the attempts that are not its own any more."""
+    by_pair = {ending.pair: ending for ending in endings}
+    held = {(job.job, job.attempt): job for job in queue.lock_held(session, worker, list(by_pair))}
+    made = [row for pair, job in held.items() for row in _made_by(job, by_pair[pair])]
+    artefacts.insert_ready(session, made)
+    return _conclude(session, [(job, by_pair[pair]) for pair, job in held.items()], rules)
 
 
 def reap(session: Session, rules: Rules, limit: int = 500) -> int:
     """Close the attempts whose leases have run out; returns how many."""
     lost = failure_of(WorkerLost())
     expired = queue.lock_expired(session, limit)
-    for job in expired:
-        _conclude(session, job, Ending((job.job, job.attempt), Outcome.LOST, failure=lost), rules)
+    _conclude(session, [(job, Ending((job.job, job.attempt), Outcome.LOST, failure=lost)) for job in expired], rules)
     return len(expired)
 
 
@@ -98,31 +96,36 @@ def cancel(session: Session, team: UUID, job: UUID) -> Job:
     return row
 
 
-def _conclude(session: Session, job: queue.Held, ending: Ending, rules: Rules) -> State:
-    target, values = _next_state(job, ending, rules)
-    error = ending.failure.model_dump(mode="json") if ending.failure else None
-    queue.end_attempt(session, job, outcome=ending.outcome, target=target, values=values, error=error)
-    if target in TERMINAL:
-        follow_up(session, [Ended(job.job, job.team, target)])
-    return target
+def _conclude(session: Session, ended: Sequence[tuple[queue.Held, Ending]], rules: Rules) -> Mapping[queue.Pair, State]:
+    closings = [_closing(job, ending, rules) for job, ending in ended]
+    if closings:
+        queue.end_attempts(session, closings)
+    over = [Ended(each.held.job, each.held.team, each.target) for each in closings if each.target in TERMINAL]
+    follow_up(session, over)
+    return {(each.held.job, each.held.attempt): each.target for each in closings}
 
 
-def _next_state(job: queue.Held, ending: Ending, rules: Rules) -> tuple[State, dict[str, Any]]:
-    over = {"finished_at": func.now()}
+def _closing(job: queue.Held, ending: Ending, rules: Rules) -> queue.Closing:
+    """What becomes of a job whose attempt ended so."""
+    closing = queue.Closing(job, ending.outcome, State.SUCCEEDED, job.failures, spent=ending.spent)
     if ending.outcome is Outcome.SUCCEEDED:
-        return State.SUCCEEDED, {"result": ending.result, "error": None, **over}
+        return replace(closing, result=ending.result)
+    error = ending.failure.model_dump(mode="json") if ending.failure else None
     if ending.outcome is Outcome.CANCELLED or job.cancel_requested:
-        return State.CANCELLED, over
+        return replace(closing, target=State.CANCELLED, error=error)
+    if ending.outcome is Outcome.LOST and job.in_company:
+        # Any of them may have been the reason: each is run again by itself, and only that counts.
+        return replace(closing, target=State.QUEUED, error=error, alone=True)
     failures = job.failures + 1
-    values: dict[str, Any] = {"failures": failures}
-    if ending.failure is not None:
-        values["error"] = ending.failure.model_dump(mode="json")
     blame = ending.failure.blame if ending.failure else Blame.TRANSIENT
     delay = retry_delay(blame, failures, job.max_attempts, rules.backoff, rules.rng)
     if delay is None:
-        return State.FAILED, {**values, **over}
-    return State.QUEUED, {**values, "available_at": from_now(delay), "worker_id": None, "progress": None}
+        return replace(closing, target=State.FAILED, failures=failures, error=error)
+    alone = ending.outcome is Outcome.LOST
+    return replace(closing, target=State.QUEUED, failures=failures, error=error, delay=delay, alone=alone)
 
 
-def _made_by(job: queue.Held, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [{**row, "team_id": job.team, "job_id": job.job, "attempt": job.attempt} for row in rows]
+def _made_by(job: queue.Held, ending: Ending) -> list[Mapping[str, Any]]:
+    own = {"team_id": job.team, "job_id": job.job, "attempt": job.attempt}
+    made = [*ending.artefacts] if ending.outcome is Outcome.SUCCEEDED else []
+    return [{**row, **own} for row in [*made, *([ending.log] if ending.log else [])]]

@@ -1,6 +1,6 @@
 """Celery, fenced in: how a doorbell travels through Redis.
 
-A message carries a job's id and an attempt number, nothing else. Losing, doubling or delaying it changes nothing
+A message carries jobs' ids and attempt numbers, nothing else. Losing, doubling or delaying it changes nothing
 but time, so messages are acknowledged early, no results are stored, and nothing here retries.
 """
 
@@ -44,19 +44,18 @@ class Doorbells:
     def ring(self, bells: Iterable[Doorbell]) -> None:
         """Publish one message for each; raises `Unavailable` where Redis does not take them."""
         try:
-            with self._app.connection_for_write() as connection:
-                connection.ensure_connection(max_retries=1, timeout=2)
-                producer = self._app.amqp.Producer(connection)
+            with self._app.producer_pool.acquire(block=True, timeout=5) as producer:
                 for bell in bells:
                     self._publish(producer, bell)
         except (OperationalError, RedisError, OSError) as error:
+            self._app.pool.force_close_all()  # what was broken is not used again
             raise Unavailable("Redis does not take messages") from error
 
     def _publish(self, producer: Any, bell: Doorbell) -> None:
         self._app.send_task(
             bell.kind,
-            args=(str(bell.job), bell.attempt),
-            task_id=f"{bell.job}:{bell.attempt}",
+            args=([[str(job), attempt] for job, attempt in bell.pairs],),
+            task_id=bell.name,
             queue=_queue(queue_name(bell.device, bell.pool, bell.kind)),
             producer=producer,
             retry=False,

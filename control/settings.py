@@ -52,6 +52,12 @@ class Settings(BaseSettings):
     retry_cap_seconds: float = Field(600, ge=0, description="No retry waits longer than this.")
     stop_grace_seconds: float = Field(10, ge=0, description="How long a stopped child has before it is killed.")
 
+    webhook_hosts: str = Field(
+        "",
+        description="Hosts, with commas between them, that webhooks may reach unencrypted and at private addresses.",
+    )
+    webhook_timeout_seconds: float = Field(15, gt=0, description="How long a webhook's receiver has for its answer.")
+
     models_dir: Path | None = Field(None, description="The folder whose sub-folders are the models that jobs can name.")
     cpu_threads: int = Field(1, ge=1, description="Threads that a model's worker computes with where it has no GPU.")
     work_dir: Path | None = Field(None, description="Where attempts keep their scratch folders; default: the system's.")

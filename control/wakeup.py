@@ -18,6 +18,7 @@ log = structlog.get_logger()
 class Channel(StrEnum):
     WORK = "vlyard_work"  # a job may be dispatched: one was queued, or a slot became free
     ENDED = "vlyard_ended"  # a job has ended: whoever waits for one may look
+    EVENTS = "vlyard_events"  # a job went on, or its handler said something: whoever follows one may look
 
 
 class Bell:

@@ -22,3 +22,8 @@ def ready(session: Session, team: UUID, artefacts: Iterable[UUID]) -> Sequence[A
     """Those of these artefacts that are the team's and whose bytes are in the store."""
     query = owned(Artefact, team).where(Artefact.id.in_(list(artefacts)), Artefact.state == ArtefactState.READY)
     return session.scalars(query).all()
+
+
+def made_by(session: Session, team: UUID, job: UUID) -> Sequence[Artefact]:
+    """The artefacts that the attempts at a job of the team made, oldest first."""
+    return session.scalars(owned(Artefact, team).where(Artefact.job_id == job).order_by(Artefact.id)).all()

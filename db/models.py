@@ -330,4 +330,7 @@ class WebhookDelivery(Table):
     last_error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
-    __table_args__ = (Index("ix_webhook_deliveries_due", "next_at", postgresql_where=text("state = 'pending'")),)
+    __table_args__ = (
+        Index("ix_webhook_deliveries_due", "next_at", postgresql_where=text("state = 'pending'")),
+        Index("ix_webhook_deliveries_of", "webhook_id", "created_at"),
+    )

@@ -9,12 +9,34 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Select, Text, and_, cast, func, insert, or_, select, true, tuple_, update
+from sqlalchemy import (
+    Boolean,
+    Double,
+    Integer,
+    Select,
+    TableValuedAlias,
+    Text,
+    Uuid,
+    and_,
+    case,
+    cast,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
 
-from db.clock import from_now
+from db.arrays import as_table
+from db.clock import from_now, seconds
 from db.jobs import append_events, moved_to
 from db.models import Attempt, Job, Outcome, Pool, Team, Worker
+from db.session import to_json
 from vlyard.jobs.kinds import Device
 from vlyard.jobs.state import State
 
@@ -23,13 +45,21 @@ Pair = tuple[UUID, int]  # a job and the number of an attempt at it: what a door
 
 @dataclass(frozen=True)
 class Doorbell:
-    """What is rung when a job is dispatched."""
+    """What is rung when jobs are dispatched: one message, for one job or for a bundle of short ones."""
 
-    job: UUID
-    attempt: int
+    pairs: tuple[Pair, ...]
     pool: str
     kind: str
     device: Device
+    bundle: UUID | None = None
+
+    @property
+    def name(self) -> str:
+        """`bundle:<uuid>`, or `<job>:<attempt>` for a lone job."""
+        if self.bundle is not None:
+            return f"bundle:{self.bundle}"
+        ((job, attempt),) = self.pairs
+        return f"{job}:{attempt}"
 
 
 @dataclass(frozen=True)
@@ -41,6 +71,7 @@ class Claimed:
     team: UUID
     kind: str
     spec: Mapping[str, Any]
+    max_runtime_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -55,6 +86,22 @@ class Held:
     max_attempts: int
     cancel_requested: bool
     last_event: int
+    in_company: bool  # it shares its message with others, any of which may be why the worker died
+
+
+@dataclass(frozen=True)
+class Closing:
+    """How the attempt of a locked job ends, and where its job goes."""
+
+    held: Held
+    outcome: Outcome
+    target: State
+    failures: int  # the job's, this one counted where it counts
+    result: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    delay: float = 0.0  # seconds until the next attempt, where there is one
+    spent: float | None = None  # seconds in the handler, where the worker knows better than the claim
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +139,7 @@ def capacity(session: Session, pool: str, fresh_seconds: float) -> Sequence[tupl
 def held(session: Session, pool: str, fresh_seconds: float) -> Sequence[tuple[UUID, str, int]]:
     """How many slots of living workers each (team, kind) takes up: dispatched jobs, and running ones."""
     query = (
-        select(Job.team_id, Job.kind, func.count())
+        select(Job.team_id, Job.kind, func.count(func.coalesce(Job.bundle, Job.id).distinct()))
         .outerjoin(Worker, Worker.id == Job.worker_id)
         .where(
             Job.pool == pool,
@@ -104,12 +151,16 @@ def held(session: Session, pool: str, fresh_seconds: float) -> Sequence[tuple[UU
 
 
 def waiting(
-    session: Session, pool: str, kinds: Iterable[str], limit: int
-) -> Sequence[tuple[UUID, UUID, str, int, datetime]]:
-    """The first jobs of every team and kind, as (job, team, kind, priority, created): none can hide another's."""
-    kind = func.unnest(cast(sorted(kinds), ARRAY(Text))).table_valued("name").render_derived(name="kind")
+    session: Session, pool: str, limits: Mapping[str, int]
+) -> Sequence[tuple[UUID, UUID, str, int, datetime, str, bool]]:
+    """The first jobs of every team and kind, so many of each kind: no team and no kind can hide another's.
+
+    As (job, team, kind, priority, created, model, alone).
+    """
+    kind = as_table("kind", name=(Text, list(limits)), most=(Integer, list(limits.values())))
+    model = func.coalesce(Job.spec["model"].astext, "")
     first = (
-        select(Job.id, Job.team_id, Job.kind, Job.priority, Job.created_at)
+        select(Job.id, Job.team_id, Job.kind, Job.priority, Job.created_at, model.label("model"), Job.alone)
         .where(
             Job.team_id == Team.id,
             Job.pool == pool,
@@ -118,24 +169,36 @@ def waiting(
             Job.available_at <= func.now(),
         )
         .order_by(Job.priority.desc(), Job.id)
-        .limit(limit)
+        .limit(kind.c.most)
         .lateral("first")
     )
     query = select(first).select_from(Team).join(kind, true()).join(first, true())
     return [tuple(row) for row in session.execute(query)]
 
 
-def dispatch(session: Session, jobs: Iterable[UUID]) -> Sequence[Doorbell]:
-    """Move queued jobs to dispatched, each with its next attempt number."""
+def dispatch(session: Session, bundles: Iterable[Sequence[UUID]]) -> Sequence[Doorbell]:
+    """Move queued jobs to dispatched, each with its next attempt number; the jobs of one sequence share a message."""
+    rows: list[tuple[UUID, UUID | None]] = []
+    for jobs in bundles:
+        name = uuid7() if len(jobs) > 1 else None
+        rows += [(job, name) for job in jobs]
+    chosen = as_table("chosen", job=(Uuid, [job for job, _ in rows]), bundle=(Uuid, [name for _, name in rows]))
     statement = (
         moved_to(State.DISPATCHED)
-        .where(Job.id.in_(list(jobs)))
-        .values(attempt=Job.attempt + 1, dispatched_at=func.now(), rung_at=func.now(), worker_id=None)
-        .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.device, Job.last_event)
+        .where(Job.id == chosen.c.job)
+        .values(
+            attempt=Job.attempt + 1,
+            dispatched_at=func.now(),
+            rung_at=func.now(),
+            worker_id=None,
+            started_at=None,
+            bundle=chosen.c.bundle,
+        )
+        .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.device, Job.bundle, Job.last_event)
     )
-    rows = session.execute(statement).all()
-    append_events(session, [(r.id, r.last_event, {"state": State.DISPATCHED, "attempt": r.attempt}) for r in rows])
-    return [Doorbell(row.id, row.attempt, row.pool, row.kind, row.device) for row in rows]
+    moved = session.execute(statement).all()
+    append_events(session, [(r.id, r.last_event, {"state": State.DISPATCHED, "attempt": r.attempt}) for r in moved])
+    return _doorbells(moved)
 
 
 def unanswered(session: Session, pools: Iterable[str], after_seconds: float, limit: int) -> Sequence[Doorbell]:
@@ -151,9 +214,9 @@ def unanswered(session: Session, pools: Iterable[str], after_seconds: float, lim
         update(Job)
         .where(Job.id.in_(overdue), Job.state == State.DISPATCHED)
         .values(rung_at=func.now())
-        .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.device)
+        .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.device, Job.bundle)
     )
-    return [Doorbell(*row) for row in session.execute(statement)]
+    return _doorbells(session.execute(statement).all())
 
 
 def lock_expired(session: Session, limit: int) -> Sequence[Held]:
@@ -173,28 +236,37 @@ def claim(session: Session, worker: UUID, pairs: Sequence[Pair], lease_seconds: 
         .values(
             worker_id=worker,
             claimed_at=func.now(),
-            started_at=func.now(),
+            started_at=case((Job.bundle.is_(None), func.now())),  # a bundle's members begin one after the other
             lease_until=from_now(lease_seconds),
             progress=None,
         )
-        .returning(Job.id, Job.attempt, Job.team_id, Job.kind, Job.spec, Job.last_event)
+        .returning(Job.id, Job.attempt, Job.team_id, Job.kind, Job.spec, Job.max_runtime_seconds, Job.last_event)
     )
     rows = session.execute(statement).all()
     if rows:
         session.execute(insert(Attempt), [{"job_id": r.id, "number": r.attempt, "worker_id": worker} for r in rows])
     append_events(session, [(r.id, r.last_event, {"state": State.RUNNING, "attempt": r.attempt}) for r in rows])
-    return [Claimed(row.id, row.attempt, row.team_id, row.kind, row.spec) for row in rows]
+    return [Claimed(row.id, row.attempt, row.team_id, row.kind, row.spec, row.max_runtime_seconds) for row in rows]
+
+
+def note_starts(session: Session, worker: UUID, spent: Mapping[Pair, float]) -> None:
+    """Store when handlers began, each so many seconds ago, where that is not known yet."""
+    jobs, attempts = [job for job, _ in spent], [attempt for _, attempt in spent]
+    began = as_table("began", job=(Uuid, jobs), attempt=(Integer, attempts), spent=(Double, list(spent.values())))
+    session.execute(
+        update(Job)
+        .where(Job.id == began.c.job, Job.attempt == began.c.attempt, Job.worker_id == worker)
+        .where(Job.state == State.RUNNING, Job.started_at.is_(None))
+        .values(started_at=func.now() - seconds(began.c.spent))
+    )
 
 
 def renew(session: Session, worker: UUID, pairs: Sequence[Pair], lease_seconds: float) -> Sequence[Renewed]:
     """Renew the leases that the worker still holds; a pair that does not come back is no longer its own."""
-    statement = (
-        update(Job)
-        .where(tuple_(Job.id, Job.attempt).in_(pairs), Job.worker_id == worker, Job.state == State.RUNNING)
-        .values(lease_until=from_now(lease_seconds))
-        .returning(Job.id, Job.attempt, Job.cancel_requested_at.is_not(None))
-    )
-    return [Renewed(*row) for row in session.execute(statement)]
+    jobs = lock_held(session, worker, pairs)  # in its order, or a renewal and a batch of endings could deadlock
+    renewed = update(Job).where(Job.id.in_([job.job for job in jobs])).values(lease_until=from_now(lease_seconds))
+    session.execute(renewed)
+    return [Renewed(job.job, job.attempt, job.cancel_requested) for job in jobs]
 
 
 def record_progress(session: Session, worker: UUID, pair: Pair, progress: Mapping[str, Any]) -> None:
@@ -209,34 +281,98 @@ def record_progress(session: Session, worker: UUID, pair: Pair, progress: Mappin
     append_events(session, [(row.id, row.last_event, dict(progress)) for row in rows], type="progress")
 
 
-def lock_held(session: Session, worker: UUID, pair: Pair) -> Held | None:
-    """The running job that this worker holds in this attempt, locked; None where it holds it no longer."""
+def lock_held(session: Session, worker: UUID, pairs: Sequence[Pair]) -> Sequence[Held]:
+    """Those of these attempts that the worker still holds, locked."""
     query = _locked(skip=False).where(
-        Job.id == pair[0], Job.attempt == pair[1], Job.worker_id == worker, Job.state == State.RUNNING
+        tuple_(Job.id, Job.attempt).in_(pairs), Job.worker_id == worker, Job.state == State.RUNNING
     )
-    rows = _held_rows(session, query)
-    return rows[0] if rows else None
+    return _held_rows(session, query.order_by(Job.id))  # in one order, so that two of them never wait for each other
 
 
-def end_attempt(
-    session: Session,
-    job: Held,
-    *,
-    outcome: Outcome,
-    target: State,
-    values: Mapping[str, Any],
-    error: Mapping[str, Any] | None,
-) -> None:
-    """Close the attempt of a locked job and move the job on."""
-    spent = func.extract("epoch", func.now() - Attempt.started_at) if job.device is Device.GPU else 0
+def end_attempts(session: Session, closings: Sequence[Closing]) -> None:
+    """Close the attempts of locked jobs and move the jobs on: one statement for each state that they move to."""
+    for target in {closing.target for closing in closings}:
+        rows = [closing for closing in closings if closing.target is target]
+        new = _closing_rows(rows)
+        error = cast(new.c.error, JSONB)
+        values: dict[str, Any] = {
+            "lease_until": None,
+            "bundle": None,
+            "failures": new.c.failures,
+            "result": cast(new.c.result, JSONB),
+            "error": error if target is State.SUCCEEDED else func.coalesce(error, Job.error),
+            "started_at": func.coalesce(Job.started_at, func.now() - seconds(new.c.spent)),
+        }
+        if target is State.QUEUED:
+            values |= {"available_at": func.now() + seconds(new.c.delay), "worker_id": None, "progress": None}
+            values |= {"started_at": None, "alone": new.c.alone}
+        else:
+            values["finished_at"] = func.now()
+        session.execute(moved_to(target, State.RUNNING).where(Job.id == new.c.job).values(values))
+    _end_attempt_rows(session, closings)
+    append_events(session, [(each.held.job, each.held.last_event + 1, _told(each)) for each in closings])
+
+
+def _closing_rows(rows: Sequence[Closing]) -> TableValuedAlias:
+    return as_table(
+        "new",
+        job=(Uuid, [row.held.job for row in rows]),
+        result=(Text, [None if row.result is None else to_json(row.result) for row in rows]),
+        error=(Text, [None if row.error is None else to_json(row.error) for row in rows]),
+        failures=(Integer, [row.failures for row in rows]),
+        delay=(Double, [row.delay for row in rows]),
+        spent=(Double, [row.spent for row in rows]),
+        alone=(Boolean, [row.alone for row in rows]),
+    )
+
+
+def _end_attempt_rows(session: Session, closings: Sequence[Closing]) -> None:
+    ended = as_table(
+        "ended",
+        job=(Uuid, [each.held.job for each in closings]),
+        number=(Integer, [each.held.attempt for each in closings]),
+        outcome=(Text, [each.outcome.value for each in closings]),
+        error=(Text, [None if each.error is None else to_json(each.error) for each in closings]),
+        on_gpu=(Boolean, [each.held.device is Device.GPU for each in closings]),
+        spent=(Double, [each.spent for each in closings]),
+    )
+    whole = func.extract("epoch", func.now() - Attempt.started_at)
     session.execute(
         update(Attempt)
-        .where(Attempt.job_id == job.job, Attempt.number == job.attempt)
-        .values(ended_at=func.now(), outcome=outcome, error=error, gpu_seconds=spent)
+        .where(Attempt.job_id == ended.c.job, Attempt.number == ended.c.number)
+        .values(
+            ended_at=func.now(),
+            outcome=ended.c.outcome,
+            error=cast(ended.c.error, JSONB),
+            gpu_seconds=case((ended.c.on_gpu, func.coalesce(ended.c.spent, whole)), else_=0),
+        )
     )
-    session.execute(moved_to(target, State.RUNNING).where(Job.id == job.job).values(lease_until=None, **values))
-    data = {"state": target, "attempt": job.attempt, "outcome": outcome, "error": error}
-    append_events(session, [(job.job, job.last_event + 1, data)])
+
+
+def _told(closing: Closing) -> dict[str, Any]:
+    return {
+        "state": closing.target,
+        "attempt": closing.held.attempt,
+        "outcome": closing.outcome,
+        "error": closing.error,
+    }
+
+
+def _doorbells(rows: Sequence[Any]) -> Sequence[Doorbell]:
+    """One doorbell for each bundle, and one for each lone job."""
+    messages: dict[UUID, list[Any]] = {}
+    for row in rows:
+        messages.setdefault(row.bundle or row.id, []).append(row)
+    return [
+        Doorbell(
+            tuple((row.id, row.attempt) for row in group),
+            group[0].pool,
+            group[0].kind,
+            group[0].device,
+            group[0].bundle,
+        )
+        for group in messages.values()
+    ]
 
 
 def _locked(*, skip: bool = True) -> Select[*tuple[Any, ...]]:
@@ -249,6 +385,7 @@ def _locked(*, skip: bool = True) -> Select[*tuple[Any, ...]]:
         Job.max_attempts,
         Job.cancel_requested_at.is_not(None),
         Job.last_event,
+        Job.bundle.is_not(None),
     )
     return query.with_for_update(skip_locked=skip)
 

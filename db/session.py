@@ -37,15 +37,16 @@ def translated() -> Iterator[None]:
 
 def _is_outage(error: BaseException) -> bool:
     # Class 08 is connection trouble, 57P is a server that shuts down or starts, 53300 too many connections, 55P03 a
-    # lock that did not come free and 57014 a statement that did not end in time. psycopg reports a refused connection
-    # as OperationalError without an SQLSTATE.
+    # lock that did not come free, 40P01 two transactions that waited for each other and 57014 a statement that did not
+    # end in time. psycopg reports a refused connection as OperationalError without an SQLSTATE.
     state: str | None = getattr(error, "sqlstate", None)
     if state is None:
         return type(error).__name__ in {"OperationalError", "InterfaceError", "ConnectionTimeout"}
-    return state.startswith(("08", "57P")) or state in {"53300", "55P03", "57014"}
+    return state.startswith(("08", "57P")) or state in {"53300", "55P03", "40P01", "57014"}
 
 
-def _json(value: Any) -> str:
+def to_json(value: Any) -> str:
+    """The value as JSON that PostgreSQL takes."""
     # PostgreSQL's JSON holds neither NUL nor half a surrogate pair, and a model's answer may have either.
     return _NUL.sub(r"\1\\ufffd", json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode())
 
@@ -69,7 +70,7 @@ class Database:
             max_overflow=0,
             pool_timeout=10,
             pool_pre_ping=True,
-            json_serializer=_json,
+            json_serializer=to_json,
         )
 
     @contextmanager

@@ -99,6 +99,12 @@ class Conflict(UserError):
     code = "conflict"
 
 
+class InFlight(Conflict):
+    """Another try of this request is being carried out. Send it again in a moment, with the same key."""
+
+    code = "in_flight"
+
+
 class IdempotencyMismatch(UserError):
     """This Idempotency-Key was used before with a different request. Use a new key."""
 
@@ -112,6 +118,18 @@ class Cancelled(UserError):
     """The job was cancelled."""
 
     code = "cancelled"
+
+
+class DependencyFailed(UserError):
+    """A job that this one waited for did not bring what it needs."""
+
+    code = "dependency_failed"
+
+
+class Expired(UserError):
+    """The job was not started before the time at which it expires."""
+
+    code = "expired"
 
 
 class TimeLimitExceeded(UserError):

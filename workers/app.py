@@ -15,13 +15,15 @@ from control.artefacts import ArtefactStore
 from control.queue import make_app, queue_name
 from control.rules import rules_from
 from control.settings import Settings
-from control.wakeup import Bell
+from control.wakeup import Bell, Channel
 from db import workers
 from db.models import Outcome
 from db.session import Database
 from vlyard.jobs.kinds import KINDS, Device, Isolation
+from workers.completer import Completer
 from workers.handlers import load_handler
 from workers.lease import LeaseKeeper
+from workers.logs import secrets_of
 from workers.runner import Runner
 
 log = structlog.get_logger()
@@ -44,7 +46,7 @@ class AttemptFailed(Exception):
 
 def work(settings: Settings, post: Post) -> None:
     """Work until the process is told to stop: SIGTERM finishes what runs and takes nothing new."""
-    database = Database(settings.database_url.get_secret_value(), connections=post.slots + 2, role="vlyard-worker")
+    database = Database(settings.database_url.get_secret_value(), connections=post.slots + 3, role="vlyard-worker")
     bell = Bell(settings.database_url.get_secret_value())
     for kind in post.kinds:
         if KINDS[kind].isolation is Isolation.THREAD:
@@ -59,11 +61,21 @@ def work(settings: Settings, post: Post) -> None:
             slots=post.slots,
             gpus=_gpus(post.device, settings.cpu_threads),
         )
-    keeper = LeaseKeeper(database, worker, settings.lease_seconds, settings.stop_grace_seconds)
-    runner = Runner(worker, database, ArtefactStore(settings), bell, keeper, settings, rules_from(settings))
+    keeper = LeaseKeeper(
+        database,
+        worker,
+        settings.lease_seconds,
+        settings.stop_grace_seconds,
+        lambda: bell.strike(Channel.EVENTS),
+    )
+    rules = rules_from(settings)
+    completer = Completer(database, worker, rules, lambda: bell.strike(*Channel))
+    runner = Runner(worker, database, ArtefactStore(settings), keeper, completer, settings, rules, secrets_of(settings))
     keeper.start()
     bell.start()
+    completer.start()
     _consume(settings, post, runner)
+    completer.stop()
     keeper.stop()
     bell.stop()
     with database.transaction() as session:
@@ -95,10 +107,14 @@ def _consume(settings: Settings, post: Post, runner: Runner) -> None:
 
 def _add_task(app: Celery, kind: str, runner: Runner) -> None:
     @app.task(name=kind, throws=(AttemptFailed,))  # type: ignore[untyped-decorator]  # Celery has no types
-    def answer(job: str, attempt: int) -> None:
-        ending = runner.run((UUID(job), attempt))
-        if ending is not None and ending.outcome is not Outcome.SUCCEEDED:
-            raise AttemptFailed(ending.failure.message if ending.failure else ending.outcome)
+    def answer(pairs: Sequence[tuple[str, int]]) -> None:
+        endings = runner.run([(UUID(job), attempt) for job, attempt in pairs])
+        failed = [ending for ending in endings if ending.outcome is not Outcome.SUCCEEDED]
+        if failed:
+            first = failed[0].failure.message if failed[0].failure else failed[0].outcome
+            raise AttemptFailed(
+                first if len(pairs) == 1 else f"{len(failed)} of {len(pairs)} failed; the first: {first}"
+            )
 
 
 def _gpus(device: Device, cpu_threads: int) -> list[str]:

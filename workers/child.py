@@ -4,11 +4,13 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from typing import BinaryIO
 
 from control.artefacts import ArtefactStore
 from control.failures import failure_of
 from control.settings import load_settings
+from vlyard.errors import VLyardError
 from vlyard.jobs.kinds import KINDS
 from workers.context import Context
 from workers.handlers import load_handler
@@ -35,13 +37,16 @@ def _attempt(assignment: Assignment, speech: BinaryIO) -> Report:
             inputs={file.id: file for file in assignment.inputs},
             store=ArtefactStore(load_settings()),
             prefix=assignment.prefix,
-            tell=lambda fraction, text: _say(speech, Report(progress=(fraction, text))),
+            tell=lambda *told: _say(speech, Report(progress=told)),
             check=lambda: None,  # whoever wants this process to stop kills it
         )
         result = load_handler(kind)(kind.spec.model_validate(assignment.spec), context)
         return Report(result=result.model_dump(mode="json"), published=context.published)
     except Exception as error:  # noqa: BLE001  # the worker is told of everything
-        return Report(failure=failure_of(error))
+        failure = failure_of(error)
+        if failure.code == VLyardError.code:
+            traceback.print_exc()  # where in our code it was: what the log is for
+        return Report(failure=failure)
 
 
 def _say(speech: BinaryIO, report: Report) -> None:
@@ -50,7 +55,7 @@ def _say(speech: BinaryIO, report: Report) -> None:
 
 def _die_with_parent() -> None:
     """Kill this process's whole group when the worker's end of standard input closes."""
-    while sys.stdin.buffer.read(4096):
+    while os.read(sys.stdin.fileno(), 4096):  # not through `sys.stdin`, whose lock this thread would hold at exit
         pass
     os.killpg(os.getpgid(0), signal.SIGKILL)
 

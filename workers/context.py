@@ -36,8 +36,9 @@ class Context:
     inputs: Mapping[UUID, Stored]
     store: Store
     prefix: str  # the attempt's own place in the store; two attempts never write the same key
-    tell: Callable[[float | None, str], None]  # where progress goes
+    tell: Callable[..., None]  # where progress goes: fraction, text and, where it was measured, rate and unit
     check: Callable[[], None]  # raises `Cancelled` or `TimeLimitExceeded` when it is time to stop
+    say: Callable[[str], None] = print  # where lines of the log go; a process of its own logs what it prints
     published: list[Stored] = field(default_factory=list)
 
     def input(self, artefact: UUID) -> Path:
@@ -61,7 +62,14 @@ class Context:
         self.published.append(file)
         return file.id
 
-    def progress(self, fraction: float | None, text: str = "") -> None:
-        """Say how far the attempt is: a fraction of 1, or None where that is unknown. Also looks for a stop."""
+    def progress(self, fraction: float | None, text: str = "", rate: float | None = None, unit: str = "") -> None:
+        """Say how far the attempt is: a fraction of 1, or None where that is unknown. Also looks for a stop.
+
+        `rate` is how many of `unit`, such as samples, it does in a second.
+        """
         self.check()
-        self.tell(fraction, text)
+        self.tell(*((fraction, text) if rate is None else (fraction, text, rate, unit)))
+
+    def log(self, text: str) -> None:
+        """Add one or more lines to the attempt's log, which people read while it runs and afterwards."""
+        self.say(text)

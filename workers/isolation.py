@@ -10,9 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -22,9 +21,12 @@ from vlyard.errors import ChildDied
 from vlyard.files import Stored
 from vlyard.jobs.view import Failure
 from workers.lease import Hold
+from workers.logs import AttemptLog
 
 # A child reaches the artefact store and nothing else of ours.
 _KEPT_FROM_CHILDREN = {"VLYARD_DATABASE_URL", "VLYARD_REDIS_URL", "VLYARD_FLOWER_PASSWORD"}
+
+_LAST_WORDS_SECONDS = 5.0  # for what was printed and not read yet, once the group is dead
 
 
 class Assignment(BaseModel):
@@ -42,26 +44,29 @@ class Assignment(BaseModel):
 class Report(BaseModel):
     """What a child says: how far it is, or how it ended."""
 
-    progress: tuple[float | None, str] | None = None
+    progress: tuple[float | None, str] | tuple[float | None, str, float, str] | None = None
     result: dict[str, object] | None = None
     published: list[Stored] = []
     failure: Failure | None = None
 
 
-@dataclass(frozen=True)
 class HandlerFailed(Exception):
     """The handler failed in its own process, and this is what it said."""
 
-    failure: Failure
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(failure.message)
 
 
-def run_isolated(assignment: Assignment, hold: Hold, grace_seconds: float) -> Report:
+def run_isolated(assignment: Assignment, hold: Hold, grace_seconds: float, log: AttemptLog | None = None) -> Report:
     """Run the assignment's handler in a child; returns its last report, which carries the result.
 
-    Raises `HandlerFailed` with what the handler said, `ChildDied` where it died in silence, and the hold's reason
-    where it was stopped.
+    What the child and its own children print goes to the log, whole by the time this returns or raises; without a
+    log, to where this process prints. Raises `HandlerFailed` with what the handler said, `ChildDied` where it died
+    in silence, and the hold's reason where it was stopped.
     """
-    with _child() as (process, speech):
+    tell: Callable[..., None] = hold.tell
+    with _child(log) as (process, speech):
         hold.on_stop = lambda: _end_group(process, grace_seconds)
         if hold.stop_reason is not None:
             _end_group(process, grace_seconds)
@@ -73,7 +78,7 @@ def run_isolated(assignment: Assignment, hold: Hold, grace_seconds: float) -> Re
         for line in speech:
             last = Report.model_validate_json(line)
             if last.progress is not None:
-                hold.tell(*last.progress)
+                tell(*last.progress)
         code = process.wait()
         hold.on_stop = lambda: None
     hold.check()
@@ -85,26 +90,40 @@ def run_isolated(assignment: Assignment, hold: Hold, grace_seconds: float) -> Re
 
 
 @contextmanager
-def _child() -> Iterator[tuple["subprocess.Popen[bytes]", Iterator[bytes]]]:
+def _child(log: AttemptLog | None) -> Iterator[tuple["subprocess.Popen[bytes]", Iterator[bytes]]]:
     read_end, write_end = os.pipe()
     environment = {name: value for name, value in os.environ.items() if name not in _KEPT_FROM_CHILDREN}
     process = subprocess.Popen(
-        [sys.executable, "-m", "workers.child", str(write_end)],
+        [sys.executable, "-u", "-m", "workers.child", str(write_end)],
         stdin=subprocess.PIPE,
+        stdout=None if log is None else subprocess.PIPE,
+        stderr=None if log is None else subprocess.STDOUT,
         pass_fds=(write_end,),
         start_new_session=True,
         env=environment,
     )
     os.close(write_end)
+    listener = threading.Thread(target=_listen, args=(process, log), name="child's output", daemon=True)
+    listener.start()
     try:
         with os.fdopen(read_end, "rb") as speech:
             yield process, speech
     finally:
         _kill_group(process.pid)  # it may have left grandchildren
         process.wait()
+        listener.join(_LAST_WORDS_SECONDS)
         if process.stdin is not None:
             with suppress(BrokenPipeError):
                 process.stdin.close()
+
+
+def _listen(process: "subprocess.Popen[bytes]", log: AttemptLog | None) -> None:
+    if log is None or process.stdout is None:
+        return
+    with process.stdout as pipe:
+        while said := os.read(pipe.fileno(), 2**16):
+            log.feed(said)
+    log.end()
 
 
 def _end_group(process: "subprocess.Popen[bytes]", grace_seconds: float) -> None:

@@ -5,6 +5,7 @@ stop. When renewing fails for two thirds of a lease, the worker fences itself: i
 because by the time it could, somebody else may have the job.
 """
 
+import math
 import os
 import threading
 import time
@@ -15,11 +16,13 @@ from uuid import UUID
 
 import structlog
 
-from db import queue, workers
+from db import logs, queue, workers
 from db.queue import Pair
 from db.session import Database
 from vlyard.errors import Cancelled, StaleAttempt, TimeLimitExceeded, Unavailable, VLyardError
 from vlyard.jobs.view import Progress
+from workers.logs import AttemptLog
+from workers.progress import Pace
 
 log = structlog.get_logger()
 
@@ -34,23 +37,34 @@ class Hold:
 
     pair: Pair
     renewed_at: float  # monotonic
-    deadline: float  # monotonic
     killable: bool  # whether `on_stop` ends the work by force; otherwise the handler must look
     stop_reason: VLyardError | None = None
     stopped_at: float = 0.0
+    began_at: float = math.inf  # monotonic; a bundle's members begin one after the other
+    deadline: float = math.inf  # monotonic
+    start_noted: bool = False
+    is_over: bool = False  # its ending is recorded, or not ours to record: others of its message may still run
     on_stop: Callable[[], None] = lambda: None
+    log: AttemptLog | None = None  # what its handler says
     _progress: Progress | None = None
+    _pace: Pace = field(default_factory=Pace)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self, limit_seconds: float) -> None:
+        """The handler begins now, and has so many seconds."""
+        self.began_at = time.monotonic()
+        self.deadline = self.began_at + limit_seconds
 
     def check(self) -> None:
         """Raise the reason to stop, if there is one."""
         if self.stop_reason is not None:
             raise self.stop_reason
 
-    def tell(self, fraction: float | None, text: str) -> None:
+    def tell(self, fraction: float | None, text: str, rate: float | None = None, unit: str = "") -> None:
         """Note how far the attempt is; the next beat stores it."""
         with self._lock:
-            self._progress = Progress(fraction=fraction, text=text)
+            eta = self._pace.eta(fraction, time.monotonic())
+            self._progress = Progress(fraction=fraction, text=text, rate=rate, unit=unit or None, eta_seconds=eta)
 
     def take_progress(self) -> Progress | None:
         """What was told since the last beat."""
@@ -69,7 +83,15 @@ class Hold:
 class LeaseKeeper:
     """Renews the leases of one worker."""
 
-    def __init__(self, database: Database, worker: UUID, lease_seconds: float, grace_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        worker: UUID,
+        lease_seconds: float,
+        grace_seconds: float,
+        happened: Callable[[], None] = lambda: None,  # called when there is something new to read of a job
+    ) -> None:
+        self._happened = happened
         self._database = database
         self._worker = worker
         self._lease = lease_seconds
@@ -88,9 +110,9 @@ class LeaseKeeper:
         self._thread.join(timeout=10)
 
     @contextmanager
-    def holding(self, pair: Pair, claimed_at: float, limit_seconds: float, *, killable: bool) -> Iterator[Hold]:
+    def holding(self, pair: Pair, claimed_at: float, *, killable: bool) -> Iterator[Hold]:
         """Keep the lease of a claimed attempt while the block runs. `claimed_at` is a moment before the claim."""
-        hold = Hold(pair, claimed_at, time.monotonic() + limit_seconds, killable)
+        hold = Hold(pair, claimed_at, killable)
         with self._lock:
             self._holds[pair] = hold
         try:
@@ -101,8 +123,7 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._beat):
-            with self._lock:
-                holds = dict(self._holds)
+            holds = {hold.pair: hold for hold in self._current()}
             try:
                 self._renew(holds)
             except Unavailable as error:
@@ -111,19 +132,31 @@ class LeaseKeeper:
 
     def _renew(self, holds: dict[Pair, Hold]) -> None:
         asked_at = time.monotonic()
+        begun = [hold for hold in holds.values() if hold.began_at < asked_at and not hold.start_noted]
         progress = {pair: told for pair, hold in holds.items() if (told := hold.take_progress())}
+        pieces = [piece for hold in holds.values() if hold.log for piece in hold.log.pending()]
         with self._database.transaction() as session:
             workers.beat(session, self._worker)
             renewed = queue.renew(session, self._worker, list(holds), self._lease) if holds else []
             for pair, told in progress.items():
                 queue.record_progress(session, self._worker, pair, told.model_dump(mode="json"))
+            logs.append(session, self._worker, pieces)
+            if begun:
+                queue.note_starts(session, self._worker, {hold.pair: asked_at - hold.began_at for hold in begun})
+        for hold in begun:
+            hold.start_noted = True
+        for hold in holds.values():
+            if hold.log:
+                hold.log.stored(pieces)
+        if pieces or progress:
+            self._happened()
         for row in renewed:
             hold = holds.pop((row.job, row.attempt))
             hold.renewed_at = asked_at
             if row.cancel_requested:
                 hold.stop(Cancelled())
         for pair, hold in holds.items():
-            if pair in self._holds:  # not one that ended while the statement ran
+            if pair in self._holds and not hold.is_over:  # not one that ended while the statement ran
                 hold.stop(StaleAttempt())
 
     def _judge(self) -> None:
@@ -140,4 +173,4 @@ class LeaseKeeper:
 
     def _current(self) -> list[Hold]:
         with self._lock:
-            return list(self._holds.values())
+            return [hold for hold in self._holds.values() if not hold.is_over]

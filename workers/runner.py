@@ -1,12 +1,15 @@
-"""One doorbell answered, from claim to result: claim → inputs → handler → artefacts → finish.
+"""One doorbell answered, from claim to result: claim → (inputs → handler → artefacts → ending) for each job.
 
 What a doorbell says is checked against the row: a stale, doubled or late one finds nothing to claim and ends here.
 """
 
+import math
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,22 +22,22 @@ from control.failures import failure_of
 from control.lifecycle import Ending, Rules
 from control.settings import Settings
 from control.uploads import stored
-from control.wakeup import Bell, Channel
 from db.models import Outcome
 from db.queue import Claimed, Pair
 from db.session import Database
-from vlyard.errors import Cancelled, StaleAttempt, Unavailable
+from vlyard.errors import Cancelled, StaleAttempt, VLyardError
 from vlyard.files import Stored
 from vlyard.jobs.kinds import KINDS, Isolation, Kind
+from vlyard.jobs.spec import Spec
 from vlyard.jobs.state import State
+from workers.completer import Completer
 from workers.context import Context
 from workers.handlers import load_handler
 from workers.isolation import Assignment, HandlerFailed, run_isolated
 from workers.lease import Hold, LeaseKeeper
+from workers.logs import AttemptLog
 
-log = structlog.get_logger()
-
-_FINISH_PAUSE_SECONDS = 0.5
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -44,38 +47,67 @@ class Runner:
     worker: UUID
     database: Database
     store: ArtefactStore
-    bell: Bell
     keeper: LeaseKeeper
+    completer: Completer
     settings: Settings
     rules: Rules
+    secrets: frozenset[str]  # that no log may show
 
-    def run(self, pair: Pair) -> Ending | None:
-        """Answer a doorbell; returns how the attempt ended, or None where there was nothing to claim or to record."""
+    def run(self, pairs: Sequence[Pair]) -> Sequence[Ending]:
+        """Answer a doorbell: claim its jobs, run them one after the other, have their endings recorded.
+
+        Returns the endings that were recorded; what could not be claimed, or was lost meanwhile, is not among them.
+        """
         claimed_at = time.monotonic()
         with self.database.transaction() as session:
-            claimed = lifecycle.claim(session, self.worker, pair, self.rules)
-        if claimed is None:
-            log.info("nothing to claim", job=str(pair[0]), attempt=pair[1])
-            return None
-        kind = KINDS[claimed.kind]
-        killable = kind.isolation is Isolation.PROCESS
-        with self.keeper.holding(pair, claimed_at, kind.time_limit.total_seconds(), killable=killable) as hold:
-            try:
-                ending = self._attempt(kind, claimed, hold)
-                state = self._finish_somehow(ending, hold)
-            except StaleAttempt as error:
-                log.warning("attempt given up", job=str(pair[0]), attempt=pair[1], reason=str(error))
-                return None
-        self.bell.strike(Channel.ENDED)
-        log.info(
-            "attempt ended", job=str(pair[0]), attempt=pair[1], kind=kind.name, outcome=ending.outcome, state=state
-        )
-        return ending
+            claimed = lifecycle.claim(session, self.worker, pairs, self.rules)
+        if len(claimed) < len(pairs):
+            logger.info("nothing to claim", count=len(pairs) - len(claimed), first=str(pairs[0][0]))
+        recorded: list[Ending] = []
+        done = threading.Semaphore(0)
+        with ExitStack() as stack:
+            # The leases of all are kept from the start, while they wait for their turn.
+            holds = [(job, stack.enter_context(self._hold(job, claimed_at))) for job in claimed]
+            for job, hold in holds:
+                self._run_one(job, hold, recorded, done)
+            for _ in holds:
+                done.acquire()
+        return recorded
 
-    def _attempt(self, kind: Kind, claimed: Claimed, hold: Hold) -> Ending:
+    def _hold(self, job: Claimed, claimed_at: float) -> AbstractContextManager[Hold]:
+        killable = KINDS[job.kind].isolation is Isolation.PROCESS
+        return self.keeper.holding((job.job, job.attempt), claimed_at, killable=killable)
+
+    def _run_one(self, job: Claimed, hold: Hold, recorded: list[Ending], done: threading.Semaphore) -> None:
+        kind = KINDS[job.kind]
+        log = hold.log = AttemptLog(hold.pair, self.secrets)
+        hold.start(min(kind.time_limit.total_seconds(), job.max_runtime_seconds or math.inf))
+        try:
+            ending = replace(self._attempt(kind, job, hold, log), spent=time.monotonic() - hold.began_at)
+            ending = replace(ending, log=self._publish_log(job, log))
+        except StaleAttempt as error:
+            logger.warning("attempt given up", job=str(job.job), attempt=job.attempt, reason=str(error))
+            hold.is_over = True
+            done.release()
+            return
+
+        def note(state: State | None) -> None:
+            hold.is_over = True
+            if state is None:
+                logger.warning("attempt given up", job=str(job.job), attempt=job.attempt, reason="it is not its own")
+            else:
+                recorded.append(ending)
+                told = {"job": str(job.job), "attempt": job.attempt, "kind": job.kind}
+                logger.info("attempt ended", **told, outcome=ending.outcome, state=state)
+            done.release()
+
+        self.completer.hand_over(ending, hold, note)
+
+    def _attempt(self, kind: Kind, claimed: Claimed, hold: Hold, log: AttemptLog) -> Ending:
         """Run the handler, whatever it does; only a lost lease is raised."""
         try:
-            result, published = self._handle(kind, claimed, hold)
+            hold.check()  # it may have been cancelled while it waited for its turn
+            result, published = self._handle(kind, claimed, hold, log)
         except StaleAttempt:
             raise
         except Cancelled:
@@ -84,15 +116,16 @@ class Runner:
             return Ending(hold.pair, Outcome.FAILED, failure=error.failure)
         except Exception as error:  # a handler's error is the job's, never the worker's
             if not _foreseen(error):
-                log.exception("handler failed", job=str(claimed.job), kind=kind.name)
+                logger.exception("handler failed", job=str(claimed.job), kind=kind.name)
             return Ending(hold.pair, Outcome.FAILED, failure=failure_of(error))
         return Ending(hold.pair, Outcome.SUCCEEDED, result=result, artefacts=[asdict(file) for file in published])
 
-    def _handle(self, kind: Kind, claimed: Claimed, hold: Hold) -> tuple[dict[str, Any], Sequence[Stored]]:
+    def _handle(
+        self, kind: Kind, claimed: Claimed, hold: Hold, log: AttemptLog
+    ) -> tuple[dict[str, Any], Sequence[Stored]]:
         spec = kind.spec.model_validate(claimed.spec)
-        with self.database.transaction() as session:
-            inputs = [stored(row) for row in lifecycle.inputs_of(session, claimed, spec.inputs())]
-        prefix = f"teams/{claimed.team}/jobs/{claimed.job}/attempts/{claimed.attempt}"
+        inputs = self._inputs(claimed, spec)
+        prefix = _prefix(claimed)
         with tempfile.TemporaryDirectory(prefix="vlyard-", dir=self.settings.work_dir) as folder:
             if kind.isolation is Isolation.PROCESS:
                 assignment = Assignment(
@@ -104,7 +137,7 @@ class Runner:
                     inputs=inputs,
                     prefix=prefix,
                 )
-                report = run_isolated(assignment, hold, self.settings.stop_grace_seconds)
+                report = run_isolated(assignment, hold, self.settings.stop_grace_seconds, log)
                 return dict(report.result or {}), report.published
             context = Context(
                 job=claimed.job,
@@ -114,32 +147,37 @@ class Runner:
                 store=self.store,
                 prefix=prefix,
                 tell=hold.tell,
+                say=log.write,
                 check=hold.check,
             )
             result = load_handler(kind)(spec, context)
             return result.model_dump(mode="json"), context.published
 
-    def _finish_somehow(self, ending: Ending, hold: Hold) -> State:
-        """Record the ending; one that the database will not have, for what is in it, is recorded as a failure."""
+    def _publish_log(self, job: Claimed, log: AttemptLog) -> Mapping[str, Any] | None:
+        """Store what the attempt said as a file; where that fails it is still in the database."""
+        if log.is_empty:
+            return None
         try:
-            return self._finish(ending, hold)
-        except StaleAttempt:
-            raise
-        except Exception as error:
-            log.exception("ending cannot be recorded", job=str(ending.pair[0]), attempt=ending.pair[1])
-            return self._finish(Ending(ending.pair, Outcome.FAILED, failure=failure_of(error)), hold)
+            with tempfile.TemporaryDirectory(prefix="vlyard-", dir=self.settings.work_dir) as folder:
+                file = log.publish(self.store, Path(folder), _prefix(job))
+        except (VLyardError, OSError) as error:
+            logger.warning("log not stored", job=str(job.job), attempt=job.attempt, reason=str(error))
+            return None
+        finally:
+            log.close()
+        return None if file is None else asdict(file)
 
-    def _finish(self, ending: Ending, hold: Hold) -> State:
-        """Record the ending. While the database is away this goes on trying, for as long as the lease can stand."""
-        while True:
-            if isinstance(hold.stop_reason, StaleAttempt):
-                raise hold.stop_reason
-            try:
-                with self.database.transaction() as session:
-                    return lifecycle.finish(session, self.worker, ending, self.rules)
-            except Unavailable as error:
-                log.warning("ending not recorded yet", job=str(ending.pair[0]), reason=str(error))
-                time.sleep(_FINISH_PAUSE_SECONDS)
+    def _inputs(self, claimed: Claimed, spec: Spec) -> Sequence[Stored]:
+        wanted = spec.inputs()
+        if not wanted:
+            return []
+        with self.database.transaction() as session:
+            return [stored(row) for row in lifecycle.inputs_of(session, claimed, wanted)]
+
+
+def _prefix(job: Claimed) -> str:
+    """The attempt's own place in the store."""
+    return f"teams/{job.team}/jobs/{job.job}/attempts/{job.attempt}"
 
 
 def _foreseen(error: Exception) -> bool:

@@ -84,6 +84,7 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("state = 'pending'"),
     )
+    op.create_index("ix_webhook_deliveries_of", "webhook_deliveries", ["webhook_id", "created_at"], unique=False)
     op.add_column(
         "jobs",
         sa.Column(
@@ -128,6 +129,7 @@ def downgrade() -> None:
     op.drop_column("jobs", "max_runtime_seconds")
     op.drop_column("jobs", "expires_at")
     op.drop_column("jobs", "labels")
+    op.drop_index("ix_webhook_deliveries_of", table_name="webhook_deliveries")
     op.drop_index(
         "ix_webhook_deliveries_due", table_name="webhook_deliveries", postgresql_where=sa.text("state = 'pending'")
     )

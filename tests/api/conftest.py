@@ -28,6 +28,7 @@ def api_settings(servers: Stack, template: str) -> Settings:
         "database_url": fresh_database(servers.settings["VLYARD_DATABASE_URL"], template),
         "s3_bucket": "api",
         "api_connections": 4,
+        "webhook_hosts": "127.0.0.1",
     })  # fmt: skip
 
 

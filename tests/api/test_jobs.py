@@ -36,12 +36,12 @@ def end(database: Database, api_settings: Settings) -> Iterator[End]:
     def end(job: str, error: InvalidInput | None = None) -> None:
         with database.transaction() as session:
             worker = rows.worker(session)
-            [rung] = queue.dispatch(session, [UUID(job)])
-            pair = (rung.job, rung.attempt)
+            [rung] = queue.dispatch(session, [[UUID(job)]])
+            [pair] = rung.pairs
             queue.claim(session, worker, [pair], rows.LEASE)
             outcome = Outcome.FAILED if error else Outcome.SUCCEEDED
             ending = Ending(pair, outcome, result={"echo": "done"}, failure=failure_of(error) if error else None)
-            finish(session, worker, ending, rules_from(api_settings))
+            finish(session, worker, [ending], rules_from(api_settings))
         bell.strike(Channel.ENDED)
 
     yield end
@@ -136,8 +136,8 @@ def test_a_waiting_job_is_cancelled_at_once_and_only_once(visitor: Visitor) -> N
 def test_a_running_job_shows_that_it_was_asked_to_stop(visitor: Visitor, database: Database) -> None:
     job = visitor.submit()["id"]
     with database.transaction() as session:
-        [rung] = queue.dispatch(session, [UUID(job)])
-        queue.claim(session, rows.worker(session), [(rung.job, rung.attempt)], rows.LEASE)
+        [rung] = queue.dispatch(session, [[UUID(job)]])
+        queue.claim(session, rows.worker(session), rung.pairs, rows.LEASE)
     reply = visitor.post(f"/v1/jobs/{job}/cancel").json()
     assert (reply["state"], reply["cancel_requested"]) == ("running", True)
 
@@ -258,9 +258,9 @@ def test_twenty_tries_at_once_are_one_job(visitor: Visitor) -> None:
         replies = list(
             threads.map(lambda _: visitor.post("/v1/jobs", BODY, headers={"Idempotency-Key": "k"}), range(20))
         )
-    assert {reply.status_code for reply in replies} == {202}
-    assert len({reply.json()["id"] for reply in replies}) == 1
-    assert len(next(pages(visitor))) == 1
+    made = {reply.json()["id"] for reply in replies if reply.status_code == 202}
+    assert {reply.json()["code"] for reply in replies if reply.status_code != 202} <= {"in_flight"}
+    assert [*made] == next(pages(visitor))
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])

@@ -4,7 +4,7 @@ import base64
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 import redis
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from control import lifecycle
 from control.dispatcher import Dispatcher, Tick
@@ -22,6 +23,7 @@ from control.settings import Settings
 from db import queue, workers
 from db.clock import from_now
 from db.models import Job, JobEvent, Outcome
+from db.queue import Pair
 from tests.db import rows
 from tests.system import System, eventually
 from vlyard.errors import Unavailable
@@ -89,6 +91,22 @@ def messages(vlyard: System, server: "redis.Redis", name: str = "cpu.default.noo
     return found
 
 
+def task_ids(vlyard: System, server: "redis.Redis", name: str = "cpu.default.noop") -> set[str]:
+    """The names of the messages that lie in a queue."""
+    lines: Any = server.lrange(f"{vlyard.settings.redis_prefix}{name}", 0, -1)
+    return {json.loads(line)["headers"]["id"] for line in lines}
+
+
+def bundle_names(vlyard: System) -> set[str]:
+    with vlyard.database.transaction() as session:
+        return {f"bundle:{bundle}" for bundle in session.scalars(select(Job.bundle)) if bundle}
+
+
+def finish(session: Session, vlyard: System, worker: UUID, pairs: Sequence[Pair]) -> None:
+    endings = [Ending(pair, Outcome.SUCCEEDED, result={}) for pair in pairs]
+    assert len(lifecycle.finish(session, worker, endings, rules_from(vlyard.settings))) == len(pairs)
+
+
 # --- when and where -------------------------------------------------------------------------------------------
 
 
@@ -107,13 +125,13 @@ def test_a_message_carries_a_job_and_an_attempt_and_nothing_else(
     hire(vlyard)
     [job] = submit(vlyard, team)
     assert dispatcher(vlyard).tick() == Tick(reaped=0, rung=1)
-    assert messages(vlyard, server) == [("noop", [str(job), 1])]
+    assert messages(vlyard, server) == [("noop", [[[str(job), 1]]])]
 
 
 def test_no_more_jobs_are_dispatched_than_slots_are_free(vlyard: System, team: UUID) -> None:
-    # given a worker with two slots, and five jobs
-    worker = hire(vlyard, slots=2)
-    submit(vlyard, team, 5)
+    # given a worker with two slots, and five long jobs
+    worker = hire(vlyard, kinds=["conversion"], slots=2)
+    submit(vlyard, team, 5, kind="conversion")
     one = dispatcher(vlyard)
     # when both slots are taken, nothing more is dispatched
     assert one.tick().rung == 2
@@ -125,7 +143,7 @@ def test_no_more_jobs_are_dispatched_than_slots_are_free(vlyard: System, team: U
     # then one that ends makes room for one
     with vlyard.database.transaction() as session:
         done = Ending((pair.id, pair.attempt), Outcome.SUCCEEDED, result={})
-        lifecycle.finish(session, worker, done, rules_from(vlyard.settings))
+        lifecycle.finish(session, worker, [done], rules_from(vlyard.settings))
     assert one.tick().rung == 1
     assert states(vlyard) == {State.SUCCEEDED: 1, State.DISPATCHED: 2, State.QUEUED: 2}
 
@@ -149,8 +167,8 @@ def test_each_pools_jobs_go_to_its_own_workers(vlyard: System, server: "redis.Re
     hire(vlyard, pool="west")
     [east], [west] = submit(vlyard, team, pool="east"), submit(vlyard, team, pool="west")
     assert dispatcher(vlyard).tick().rung == 2
-    assert messages(vlyard, server, "cpu.east.noop") == [("noop", [str(east), 1])]
-    assert messages(vlyard, server, "cpu.west.noop") == [("noop", [str(west), 1])]
+    assert messages(vlyard, server, "cpu.east.noop") == [("noop", [[[str(east), 1]]])]
+    assert messages(vlyard, server, "cpu.west.noop") == [("noop", [[[str(west), 1]]])]
 
 
 def test_jobs_that_were_sent_to_a_worker_that_left_hold_up_no_other_kind(vlyard: System, team: UUID) -> None:
@@ -177,6 +195,81 @@ def test_an_expired_attempt_is_closed_and_the_next_one_dispatched_in_the_same_ti
     assert (vlyard.job(job).state, vlyard.job(job).attempt) == (State.DISPATCHED, 2)
 
 
+# --- short jobs -----------------------------------------------------------------------------------------------
+
+
+def test_short_jobs_travel_together_and_have_as_many_seats_again(
+    vlyard: System, server: "redis.Redis", team: UUID
+) -> None:
+    # given more short jobs than 2 × 2 messages of 32 hold
+    worker = hire(vlyard, slots=2)
+    submitted = submit(vlyard, team, 4 * 32 + 5)
+    one = dispatcher(vlyard)
+    # when two messages are on their way to the slots, and two wait behind them, that is all
+    assert one.tick().rung == 4
+    assert one.tick() == NOTHING
+    published = messages(vlyard, server)
+    assert [len(pairs) for _, [pairs] in published] == [32] * 4
+    assert {job for _, [pairs] in published for job, _ in pairs} == set(map(str, submitted[: 4 * 32]))
+    assert task_ids(vlyard, server) == bundle_names(vlyard)
+    # then a message whose jobs have not all ended still takes its slot
+    pairs = [(UUID(job), attempt) for job, attempt in published[0][1][0]]
+    with vlyard.database.transaction() as session:
+        lifecycle.claim(session, worker, pairs, rules_from(vlyard.settings))
+        finish(session, vlyard, worker, pairs[:-1])
+    assert one.tick() == NOTHING
+    # and one whose jobs have makes room for the next, with all that is left
+    with vlyard.database.transaction() as session:
+        finish(session, vlyard, worker, pairs[-1:])
+    assert one.tick().rung == 1
+    assert states(vlyard) == {State.SUCCEEDED: 32, State.DISPATCHED: 3 * 32 + 5}
+
+
+def test_two_teams_short_jobs_never_share_a_message(vlyard: System, server: "redis.Redis", team: UUID) -> None:
+    hire(vlyard, slots=4)
+    with vlyard.database.transaction() as session:
+        others = rows.team(session)
+    ours, theirs = set[str](), set[str]()
+    for _ in range(10):
+        ours |= set(map(str, submit(vlyard, team, 2)))
+        theirs |= set(map(str, submit(vlyard, others, 2)))
+    dispatcher(vlyard).tick()
+    travelling = [{job for job, _ in pairs} for _, [pairs] in messages(vlyard, server)]
+    assert all(jobs <= ours or jobs <= theirs for jobs in travelling)
+    assert set().union(*travelling) == {*ours, *theirs}
+
+
+def test_jobs_that_were_lost_together_are_dispatched_by_themselves(
+    vlyard: System, server: "redis.Redis", team: UUID
+) -> None:
+    # given three jobs that were lost in one message, and two that have done nothing yet
+    worker = hire(vlyard, slots=2)
+    with vlyard.database.transaction() as session:
+        lost = [job for job, _ in rows.running_bundle(session, team, worker, 3, lease=-1)]
+    fresh = submit(vlyard, team, 2)
+    # when they are dispatched again
+    assert dispatcher(vlyard).tick() == Tick(reaped=3, rung=4)
+    # then each of the three has a message of its own, and the others still travel together
+    travelling = [sorted(job for job, _ in pairs) for _, [pairs] in messages(vlyard, server)]
+    assert sorted(travelling) == sorted([*([str(job)] for job in lost), sorted(map(str, fresh))])
+    assert {attempt for _, [pairs] in messages(vlyard, server) for job, attempt in pairs if UUID(job) in lost} == {2}
+    assert {f"{job}:2" for job in lost} < task_ids(vlyard, server)
+
+
+def test_a_bundle_that_nobody_answered_is_rung_again_whole(vlyard: System, server: "redis.Redis", team: UUID) -> None:
+    hire(vlyard)
+    submit(vlyard, team, 5)
+    dispatcher(vlyard).tick()
+    rung_long_ago(vlyard)
+    before, names = messages(vlyard, server), task_ids(vlyard, server)
+    assert dispatcher(vlyard).tick().rung == len(before)
+    again = messages(vlyard, server)
+    assert Counter(frozenset(map(tuple, pairs)) for _, [pairs] in again) == Counter(
+        frozenset(map(tuple, pairs)) for _, [pairs] in before * 2
+    )
+    assert task_ids(vlyard, server) == names
+
+
 # --- bells that nobody hears ----------------------------------------------------------------------------------
 
 
@@ -187,38 +280,39 @@ def test_a_bell_that_nobody_answered_is_rung_again_with_the_same_attempt(
     [job] = submit(vlyard, team)
     one = dispatcher(vlyard)
     one.tick()
-    assert one.tick() == NOTHING  # not yet
+    assert dispatcher(vlyard).tick() == NOTHING  # a new one looks at everything at once: not yet
     rung_long_ago(vlyard)
-    assert one.tick().rung == 1
-    assert one.tick() == NOTHING
-    assert messages(vlyard, server) == [("noop", [str(job), 1])] * 2
+    eventually(lambda: one.tick().rung == 1, what="the second ring")
+    assert dispatcher(vlyard).tick() == NOTHING
+    assert messages(vlyard, server) == [("noop", [[[str(job), 1]]])] * 2
     assert [data["state"] for _, _, data in events(vlyard, job)] == ["queued", "dispatched"]
 
 
 def test_jobs_are_kept_while_redis_is_away_and_rung_when_it_is_back(
     vlyard: System, server: "redis.Redis", team: UUID
 ) -> None:
-    hire(vlyard, slots=2)
-    submitted = submit(vlyard, team, 3)
+    hire(vlyard, kinds=["conversion"], slots=2)
+    submitted = submit(vlyard, team, 3, kind="conversion")
     with pytest.raises(Unavailable, match="Redis"):
         dispatcher(vlyard, redis_url=type(vlyard.settings.redis_url)(CLOSED_REDIS)).tick()
     assert states(vlyard) == {State.DISPATCHED: 2, State.QUEUED: 1}
     # when Redis is back, and the bells are due again
     rung_long_ago(vlyard)
     assert dispatcher(vlyard).tick().rung == 2
-    assert sorted(messages(vlyard, server)) == sorted(("noop", [str(job), 1]) for job in submitted[:2])
+    rung = messages(vlyard, server, "cpu.default.conversion")
+    assert sorted(rung) == sorted(("conversion", [[[str(job), 1]]]) for job in submitted[:2])
 
 
 # --- many, and for long ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("kind", "slots", "seats"), [("conversion", 25, 25), ("noop", 2, 4)])
 def test_two_dispatchers_ring_each_job_once_and_never_exceed_the_slots(
-    vlyard: System, server: "redis.Redis", team: UUID
+    vlyard: System, server: "redis.Redis", team: UUID, kind: str, slots: int, seats: int
 ) -> None:
-    # given 200 jobs, a worker with 25 slots, and two dispatchers
-    slots = 25
-    worker = hire(vlyard, slots=slots)
-    submitted = submit(vlyard, team, 200)
+    # given 200 jobs, a worker with few slots (and as many seats again for short jobs), and two dispatchers
+    worker = hire(vlyard, kinds=[kind], slots=slots)
+    submitted = submit(vlyard, team, 200, kind=kind)
     rules, over = rules_from(vlyard.settings), threading.Event()
 
     def dispatch(_: int) -> int:
@@ -228,15 +322,17 @@ def test_two_dispatchers_ring_each_job_once_and_never_exceed_the_slots(
         return rung
 
     def work() -> int:
-        """Run what is dispatched; returns the most slots that were ever taken."""
+        """Run what is dispatched; returns the most messages that were ever under way."""
         most = 0
         while True:
             with vlyard.database.transaction() as session:
-                waiting = session.execute(select(Job.id, Job.attempt).where(Job.state == State.DISPATCHED)).all()
-                most = max(most, len(waiting))
-                for claimed in queue.claim(session, worker, [(row.id, row.attempt) for row in waiting], 600):
+                rung = select(Job.id, Job.attempt, Job.bundle).where(Job.state == State.DISPATCHED)
+                waiting = session.execute(rung).all()
+                most = max(most, len({row.bundle or row.id for row in waiting}))
+                pairs = [(row.id, row.attempt) for row in waiting]
+                for claimed in lifecycle.claim(session, worker, pairs, rules) if pairs else []:
                     done = Ending((claimed.job, claimed.attempt), Outcome.SUCCEEDED, result={})
-                    lifecycle.finish(session, worker, done, rules)
+                    lifecycle.finish(session, worker, [done], rules)
                 if not session.scalar(select(func.count()).where(Job.state != State.SUCCEEDED)):
                     return most
 
@@ -247,9 +343,10 @@ def test_two_dispatchers_ring_each_job_once_and_never_exceed_the_slots(
         finally:
             over.set()
         # then each job was rung once, by one of them, and the slots were used and never exceeded
-        assert sum(future.result() for future in rung) == 200
-    assert Counter(job for _, (job, _) in messages(vlyard, server)) == Counter(map(str, submitted))
-    assert 1 < most <= slots
+        published = messages(vlyard, server, f"cpu.default.{kind}")
+        assert sum(future.result() for future in rung) == len(published)
+    assert Counter(job for _, [pairs] in published for job, _ in pairs) == Counter(map(str, submitted))
+    assert 1 < most <= seats
     with vlyard.database.transaction() as session:
         moves = session.execute(
             select(JobEvent.job_id, func.count())

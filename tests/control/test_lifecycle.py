@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -20,6 +20,7 @@ from db import queue
 from db.models import Artefact, ArtefactState, Attempt, Job, Outcome
 from db.queue import Pair
 from db.session import Database
+from tests.control.locks import waiting_for_locks
 from tests.db import rows
 from tests.system import System, eventually
 from vlyard.errors import (
@@ -29,7 +30,6 @@ from vlyard.errors import (
     InvalidInput,
     NotFound,
     OutOfMemory,
-    StaleAttempt,
     Unavailable,
     VLyardError,
     WorkerLost,
@@ -68,7 +68,7 @@ def test_success_records_the_result_its_artefacts_and_the_attempt(database: Data
         owner, worker = rows.team(session), rows.worker(session)
         pair, made = rows.running(session, owner, worker), output()
         ending = Ending(pair, Outcome.SUCCEEDED, result={"echo": "done"}, artefacts=[made])
-        assert lifecycle.finish(session, worker, ending, AT_ONCE) is State.SUCCEEDED
+        assert lifecycle.finish(session, worker, [ending], AT_ONCE) == {pair: State.SUCCEEDED}
     with database.transaction() as session:
         job, [attempt], [artefact] = session.get_one(Job, pair[0]), attempts(session, pair[0]), session.query(Artefact)
     assert (job.state, job.result, job.error, job.lease_until) == (State.SUCCEEDED, {"echo": "done"}, None, None)
@@ -95,7 +95,7 @@ def test_the_blame_of_a_failure_decides_whether_the_job_runs_again(
     with database.transaction() as session:
         worker = rows.worker(session)
         pair = rows.running(session, rows.team(session), worker)
-        assert lifecycle.finish(session, worker, failed(pair, error), AT_ONCE) is state
+        assert lifecycle.finish(session, worker, [failed(pair, error)], AT_ONCE) == {pair: state}
         job, [attempt] = session.get_one(Job, pair[0]), attempts(session, pair[0])
         session.refresh(job)
         assert (job.state, job.failures, job.finished_at is None) == (state, 1, state is State.QUEUED)
@@ -107,11 +107,11 @@ def test_a_retried_job_waits_out_its_delay_and_then_has_its_next_attempt(databas
     with database.transaction() as session:
         worker = rows.worker(session)
         now, later = (rows.running(session, rows.team(session), worker) for _ in range(2))
-        lifecycle.finish(session, worker, failed(now, Unavailable()), AT_ONCE)
-        lifecycle.finish(session, worker, failed(later, Unavailable()), LATER)
-        assert [row[0] for row in queue.waiting(session, "default", ["noop"], 5)] == [now[0]]
-        [bell] = queue.dispatch(session, [now[0]])
-        assert bell.attempt == 2
+        lifecycle.finish(session, worker, [failed(now, Unavailable())], AT_ONCE)
+        lifecycle.finish(session, worker, [failed(later, Unavailable())], LATER)
+        assert [row[0] for row in queue.waiting(session, "default", {"noop": 5})] == [now[0]]
+        [bell] = queue.dispatch(session, [[now[0]]])
+        assert bell.pairs == ((now[0], 2),)
 
 
 def test_a_job_fails_after_its_last_attempt_and_keeps_that_ones_error(database: Database) -> None:
@@ -119,9 +119,10 @@ def test_a_job_fails_after_its_last_attempt_and_keeps_that_ones_error(database: 
         worker = rows.worker(session)
         job = rows.queued(session, rows.team(session), max_attempts=3)
         for number in (1, 2, 3):
-            [bell] = queue.dispatch(session, [job])
-            assert queue.claim(session, worker, [(job, bell.attempt)], 30)
-            lifecycle.finish(session, worker, failed((job, number), Unavailable(f"try {number}")), AT_ONCE)
+            [bell] = queue.dispatch(session, [[job]])
+            assert bell.pairs == ((job, number),)
+            assert queue.claim(session, worker, bell.pairs, 30)
+            lifecycle.finish(session, worker, [failed((job, number), Unavailable(f"try {number}"))], AT_ONCE)
         row = session.get_one(Job, job)
         assert row.state is State.FAILED
         assert row.finished_at is not None
@@ -134,10 +135,10 @@ def test_a_job_that_succeeds_in_the_end_has_no_error(database: Database) -> None
     with database.transaction() as session:
         worker = rows.worker(session)
         job, _ = pair = rows.running(session, rows.team(session), worker)
-        lifecycle.finish(session, worker, failed(pair, Unavailable()), AT_ONCE)
-        queue.dispatch(session, [job])
+        lifecycle.finish(session, worker, [failed(pair, Unavailable())], AT_ONCE)
+        queue.dispatch(session, [[job]])
         queue.claim(session, worker, [(job, 2)], 30)
-        lifecycle.finish(session, worker, Ending((job, 2), Outcome.SUCCEEDED, result={}), AT_ONCE)
+        lifecycle.finish(session, worker, [Ending((job, 2), Outcome.SUCCEEDED, result={})], AT_ONCE)
         assert session.scalar(select(Job.error)) is None
         assert [attempt.error is None for attempt in attempts(session, job)] == [False, True]
 
@@ -146,7 +147,7 @@ def test_a_worker_that_stopped_for_a_cancel_ends_the_job_as_cancelled(database: 
     with database.transaction() as session:
         worker = rows.worker(session)
         pair = rows.running(session, rows.team(session), worker)
-        assert lifecycle.finish(session, worker, Ending(pair, Outcome.CANCELLED), AT_ONCE) is State.CANCELLED
+        assert lifecycle.finish(session, worker, [Ending(pair, Outcome.CANCELLED)], AT_ONCE) == {pair: State.CANCELLED}
 
 
 def test_a_job_that_fails_while_it_is_being_cancelled_is_not_tried_again(database: Database) -> None:
@@ -154,7 +155,7 @@ def test_a_job_that_fails_while_it_is_being_cancelled_is_not_tried_again(databas
         owner, worker = rows.team(session), rows.worker(session)
         pair = rows.running(session, owner, worker)
         lifecycle.cancel(session, owner, pair[0])
-        assert lifecycle.finish(session, worker, failed(pair, Unavailable()), AT_ONCE) is State.CANCELLED
+        assert lifecycle.finish(session, worker, [failed(pair, Unavailable())], AT_ONCE) == {pair: State.CANCELLED}
 
 
 def test_a_job_that_succeeds_while_it_is_being_cancelled_has_succeeded(database: Database) -> None:
@@ -162,7 +163,7 @@ def test_a_job_that_succeeds_while_it_is_being_cancelled_has_succeeded(database:
         owner, worker = rows.team(session), rows.worker(session)
         pair = rows.running(session, owner, worker)
         lifecycle.cancel(session, owner, pair[0])
-        assert lifecycle.finish(session, worker, Ending(pair, Outcome.SUCCEEDED), AT_ONCE) is State.SUCCEEDED
+        assert lifecycle.finish(session, worker, [Ending(pair, Outcome.SUCCEEDED)], AT_ONCE) == {pair: State.SUCCEEDED}
 
 
 def test_a_stale_attempt_records_nothing(database: Database) -> None:
@@ -170,13 +171,13 @@ def test_a_stale_attempt_records_nothing(database: Database) -> None:
         worker = rows.worker(session)
         job, first = rows.running(session, rows.team(session), worker, lease=-1)
         assert lifecycle.reap(session, AT_ONCE) == 1
-        queue.dispatch(session, [job])
+        queue.dispatch(session, [[job]])
         queue.claim(session, worker, [(job, 2)], 30)
         before = rows.events(session, job)
     # when the first attempt comes back with a result, on the very worker that runs the second one
     late = Ending((job, first), Outcome.SUCCEEDED, result={"echo": "late"}, artefacts=[output()])
-    with pytest.raises(StaleAttempt, match="attempt 1"), database.transaction() as session:
-        lifecycle.finish(session, worker, late, AT_ONCE)
+    with database.transaction() as session:
+        assert lifecycle.finish(session, worker, [late], AT_ONCE) == {}
     # then the second one goes on as if nothing had happened
     with database.transaction() as session:
         row = session.get_one(Job, job)
@@ -191,11 +192,15 @@ def test_nobody_finishes_another_workers_attempt_or_an_ended_one(database: Datab
         worker, stranger = rows.worker(session), rows.worker(session)
         pair = rows.running(session, rows.team(session), worker)
         done = Ending(pair, Outcome.SUCCEEDED)
-        with pytest.raises(StaleAttempt):
-            lifecycle.finish(session, stranger, done, AT_ONCE)
-        lifecycle.finish(session, worker, done, AT_ONCE)
-        with pytest.raises(StaleAttempt):
-            lifecycle.finish(session, worker, failed(pair, Unavailable()), AT_ONCE)
+        before = rows.events(session, pair[0])
+        assert lifecycle.finish(session, stranger, [done], AT_ONCE) == {}
+        assert rows.events(session, pair[0]) == before
+        assert lifecycle.finish(session, worker, [done], AT_ONCE) == {pair: State.SUCCEEDED}
+        before = rows.events(session, pair[0])
+        assert lifecycle.finish(session, worker, [failed(pair, Unavailable())], AT_ONCE) == {}
+        assert rows.events(session, pair[0]) == before
+        job, [attempt] = session.get_one(Job, pair[0]), attempts(session, pair[0])
+        assert (job.state, job.failures, job.error, attempt.error) == (State.SUCCEEDED, 0, None, None)
 
 
 # --- reaping --------------------------------------------------------------------------------------------------
@@ -214,7 +219,7 @@ def test_reaping_closes_expired_attempts_as_lost_and_leaves_the_others(database:
         assert attempt.error is not None
         assert attempt.error["code"] == "worker_lost"
         # at once, because nothing was wrong with the job
-        assert [row[0] for row in queue.waiting(session, "default", ["noop"], 5)] == [lost[0]]
+        assert [row[0] for row in queue.waiting(session, "default", {"noop": 5})] == [lost[0]]
 
 
 def test_two_reapers_close_each_attempt_once(database: Database) -> None:
@@ -303,13 +308,6 @@ def test_a_cancel_that_meets_a_claim_ends_the_job_or_reaches_its_worker(database
         assert session.scalar(select(func.count()).where(Job.cancel_requested_at.is_not(None))) == 30
 
 
-def waiting_for_locks(database: Database) -> int:
-    """How many connections to the database wait for each other."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    with database.transaction() as session:
-        return session.scalar(text(query)) or 0
-
-
 def test_a_cancel_that_meets_a_retry_is_not_refused(database: Database) -> None:
     # given a job whose worker is about to give it back
     with database.transaction() as session:
@@ -322,7 +320,7 @@ def test_a_cancel_that_meets_a_retry_is_not_refused(database: Database) -> None:
 
     with ThreadPoolExecutor(1) as threads:
         with database.transaction() as session:
-            lifecycle.finish(session, worker, failed(pair, Unavailable()), LATER)
+            lifecycle.finish(session, worker, [failed(pair, Unavailable())], LATER)
             cancelled = threads.submit(cancel)
             eventually(lambda: waiting_for_locks(database), what="the cancel's waiting")
         # then the cancel, which waited for it, ends the job
@@ -337,9 +335,9 @@ def test_a_claimed_job_gets_its_inputs_in_the_order_it_names_them(database: Data
         worker = rows.worker(session)
         pair = rows.running(session, rows.team(session), worker)
         first, second = output("a"), output("b")
-        lifecycle.finish(session, worker, Ending(pair, Outcome.SUCCEEDED, artefacts=[first, second]), AT_ONCE)
+        lifecycle.finish(session, worker, [Ending(pair, Outcome.SUCCEEDED, artefacts=[first, second])], AT_ONCE)
         team = session.get_one(Job, pair[0]).team_id
-        claimed = queue.Claimed(uuid4(), 1, team, "noop", {})
+        claimed = queue.Claimed(uuid4(), 1, team, "noop", {}, None)
         found = lifecycle.inputs_of(session, claimed, [second["id"], first["id"]])
         assert [row.id for row in found] == [second["id"], first["id"]]
         with pytest.raises(InvalidInput, match="does not exist any more"):
@@ -373,7 +371,7 @@ def test_a_file_name_that_is_no_text_can_be_told_and_stored(database: Database) 
     with database.transaction() as session:
         worker = rows.worker(session)
         pair = rows.running(session, rows.team(session), worker)
-        lifecycle.finish(session, worker, Ending(pair, Outcome.FAILED, failure=failure), AT_ONCE)
+        lifecycle.finish(session, worker, [Ending(pair, Outcome.FAILED, failure=failure)], AT_ONCE)
         error = session.scalar(select(Job.error))
     assert error is not None
     assert error["message"] == "caf\\udce9.jpg is broken"

@@ -15,7 +15,7 @@ from control.submit import fingerprint
 from db.models import ArtefactState, Job
 from tests.db import rows
 from tests.system import System
-from vlyard.errors import Forbidden, IdempotencyMismatch, InvalidInput
+from vlyard.errors import Forbidden, IdempotencyMismatch, InFlight, InvalidInput
 from vlyard.jobs.state import State
 from vlyard.jobs.view import NewArtefact, Submission
 from vlyard.teams import Role
@@ -81,9 +81,35 @@ def test_text_that_cannot_be_stored_is_refused_and_named(vlyard: System) -> None
 
 def test_twenty_tries_of_one_request_at_once_are_one_job(vlyard: System) -> None:
     caller = vlyard.caller()
+
+    def attempt(_: int) -> UUID | None:
+        try:
+            return accept(vlyard, caller, submission(), "key").id
+        except InFlight:
+            return None
+
     with ThreadPoolExecutor(4) as threads:
-        made = list(threads.map(lambda _: accept(vlyard, caller, submission(), "key").id, range(20)))
-    assert len(set(made)) == 1
+        made = set(threads.map(attempt, range(20))) - {None}
+    assert len(made) == 1
+    assert count(vlyard) == 1
+
+
+def test_a_try_that_meets_another_one_at_work_is_told_so_at_once_and_later_finds_its_job(vlyard: System) -> None:
+    caller = vlyard.caller()
+    with vlyard.database.transaction() as session:
+        first = submit.submit(session, caller, submission(), "key").id
+        with pytest.raises(InFlight):
+            accept(vlyard, caller, submission(), "key")
+        assert accept(vlyard, caller, submission(), "another key").id != first
+    assert accept(vlyard, caller, submission(), "key").id == first
+
+
+def test_a_try_that_was_rolled_back_leaves_its_key_free(vlyard: System) -> None:
+    caller = vlyard.caller()
+    with vlyard.database.transaction() as session:
+        submit.submit(session, caller, submission(), "key")
+        session.rollback()
+    assert accept(vlyard, caller, submission(), "key").id
     assert count(vlyard) == 1
 
 

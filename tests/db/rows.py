@@ -49,9 +49,17 @@ def queued(session: Session, owner: UUID, *, kind: str = "noop", pool: str = "de
 
 def dispatched(session: Session, owner: UUID, **columns: Any) -> Pair:
     """A job whose first attempt waits for a worker."""
-    job = queued(session, owner, **columns)
-    [bell] = queue.dispatch(session, [job])
-    return bell.job, bell.attempt
+    [bell] = queue.dispatch(session, [[queued(session, owner, **columns)]])
+    [pair] = bell.pairs
+    return pair
+
+
+def bundle(session: Session, owner: UUID, count: int, **columns: Any) -> list[Pair]:
+    """Jobs whose first attempts wait for a worker in one message, the oldest first."""
+    jobs = [queued(session, owner, **columns) for _ in range(count)]
+    [bell] = queue.dispatch(session, [jobs])
+    assert len(bell.pairs) == count
+    return sorted(bell.pairs)
 
 
 def running(session: Session, owner: UUID, holder: UUID, lease: float = LEASE, **columns: Any) -> Pair:
@@ -59,6 +67,13 @@ def running(session: Session, owner: UUID, holder: UUID, lease: float = LEASE, *
     pair = dispatched(session, owner, **columns)
     assert queue.claim(session, holder, [pair], lease)
     return pair
+
+
+def running_bundle(session: Session, owner: UUID, holder: UUID, count: int, lease: float = LEASE) -> list[Pair]:
+    """Jobs that a worker holds, all of one message."""
+    pairs = bundle(session, owner, count)
+    assert len(queue.claim(session, holder, pairs, lease)) == count
+    return pairs
 
 
 def events(session: Session, job: UUID) -> list[tuple[int, str, dict[str, Any]]]:

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from db import artefacts, jobs
-from db.models import Artefact, ArtefactState, Job, Table
+from db import artefacts, dependencies, jobs
+from db.models import Artefact, ArtefactState, DeliveryState, Job, Table, Webhook, WebhookDelivery
 from db.owned import owned, owned_row
 from db.session import Database
 from tests.db import rows
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 # Tables with a team of which no row is ever shown, and the one file that reads each.
 UNSHOWN = {"api_keys": "db/accounts.py", "idempotency_keys": "db/idempotency.py", "shares": None}
 # The files that read jobs for the queue, where the reader is the system and not a team.
-QUEUE = {"db/jobs.py", "db/queue.py"}
+QUEUE = {"db/dependencies.py", "db/jobs.py", "db/queue.py", "db/webhooks.py"}
 
 
 def artefact(session: Session, team: UUID) -> UUID:
@@ -34,7 +34,29 @@ def artefact(session: Session, team: UUID) -> UUID:
     return row.id
 
 
-MAKERS: dict[Any, Callable[[Session, UUID], UUID]] = {Job: rows.queued, Artefact: artefact}
+def webhook(session: Session, team: UUID) -> UUID:
+    row = Webhook(id=uuid7(), team_id=team, url="https://example.org", secret="whsec_", events=["job.failed"])
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+def delivery(session: Session, team: UUID) -> UUID:
+    row = WebhookDelivery(
+        id=uuid7(), webhook_id=webhook(session, team), team_id=team, job_id=rows.queued(session, team),
+        type="job.failed", payload={}, state=DeliveryState.PENDING,
+    )  # fmt: skip
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+MAKERS: dict[Any, Callable[[Session, UUID], UUID]] = {
+    Job: rows.queued,
+    Artefact: artefact,
+    Webhook: webhook,
+    WebhookDelivery: delivery,
+}
 
 
 @pytest.mark.parametrize("entity", MAKERS)
@@ -57,6 +79,8 @@ def test_the_queries_that_answer_teams_show_none_anothers_rows(database: Databas
         assert artefacts.ready(session, theirs, [file])
         assert not artefacts.ready(session, ours, [file])
         assert not jobs.cancel_waiting(session, ours, job)
+        assert dependencies.lock_needed(session, theirs, [job])
+        assert not dependencies.lock_needed(session, ours, [job])
         pair = rows.running(session, theirs, rows.worker(session))
         assert not jobs.request_cancel(session, ours, pair[0])
 

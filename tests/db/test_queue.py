@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from uuid import UUID, uuid4
 
 import pytest
@@ -10,7 +11,7 @@ from sqlalchemy import func, select, update
 from db import jobs, queue, workers
 from db.clock import from_now
 from db.models import Attempt, Job, Outcome
-from db.queue import Pair
+from db.queue import Closing, Pair
 from db.session import Database
 from tests.db import rows
 from tests.db.rows import LEASE
@@ -92,6 +93,29 @@ def test_of_a_bundle_only_what_is_still_to_be_had_is_claimed(database: Database)
     assert [row.job for row in claimed] == [free[0]]
 
 
+def test_of_two_workers_that_answer_one_bundle_each_job_has_one(database: Database) -> None:
+    with database.transaction() as session:
+        pairs = rows.bundle(session, rows.team(session), 30)
+        holders = [rows.worker(session) for _ in range(4)]
+
+    def claim(number: int) -> list[UUID]:
+        mine = Random(number).sample(pairs, 30)
+        with database.transaction() as session:
+            return [row.job for row in queue.claim(session, holders[number], mine, LEASE)]
+
+    with ThreadPoolExecutor(4) as threads:
+        claimed = [job for mine in threads.map(claim, range(4)) for job in mine]
+    assert sorted(claimed) == [job for job, _ in pairs]
+
+
+def test_a_claimed_job_brings_its_own_time_limit(database: Database) -> None:
+    with database.transaction() as session:
+        owner = rows.team(session)
+        pairs = [rows.dispatched(session, owner, max_runtime_seconds=limit) for limit in (2.5, None)]
+        claimed = queue.claim(session, rows.worker(session), pairs, LEASE)
+    assert {row.job: row.max_runtime_seconds for row in claimed} == {pairs[0][0]: 2.5, pairs[1][0]: None}
+
+
 # --- holding --------------------------------------------------------------------------------------------------
 
 
@@ -141,9 +165,43 @@ def test_only_what_is_queued_is_dispatched_with_its_next_attempt(database: Datab
         others = [rows.running(session, owner, worker)[0], rows.dispatched(session, owner)[0], uuid4()]
         cancelled = rows.queued(session, owner)
         jobs.cancel_waiting(session, owner, cancelled)
-        bells = queue.dispatch(session, [fresh, again, cancelled, *others])
-    assert {(bell.job, bell.attempt) for bell in bells} == {(fresh, 1), (again, 5)}
+        bells = queue.dispatch(session, [[job] for job in (fresh, again, cancelled, *others)])
+    assert {bell.pairs for bell in bells} == {((fresh, 1),), ((again, 5),)}
+    assert {bell.name for bell in bells} == {f"{fresh}:1", f"{again}:5"}
     assert {(bell.pool, bell.kind) for bell in bells} == {("default", "noop")}
+
+
+def test_jobs_that_are_dispatched_together_share_one_named_bell(database: Database) -> None:
+    with database.transaction() as session:
+        owner = rows.team(session)
+        first, second, lone = (rows.queued(session, owner) for _ in range(3))
+        bells = queue.dispatch(session, [[first, second], [lone]])
+        bundles = dict(session.execute(select(Job.id, Job.bundle)).all())
+    shared, own = sorted(bells, key=lambda bell: -len(bell.pairs))
+    assert sorted(shared.pairs) == [(first, 1), (second, 1)]
+    assert own.pairs == ((lone, 1),)
+    assert bundles == {first: shared.bundle, second: shared.bundle, lone: None}
+    assert (shared.name, own.name) == (f"bundle:{shared.bundle}", f"{lone}:1")
+
+
+def test_a_job_that_is_dispatched_again_is_of_its_new_bundle_alone(database: Database) -> None:
+    with database.transaction() as session:
+        owner, worker = rows.team(session), rows.worker(session)
+        pairs = rows.running_bundle(session, owner, worker, 2)
+        held = queue.lock_held(session, worker, pairs)
+        queue.end_attempts(session, [Closing(job, Outcome.LOST, State.QUEUED, failures=0) for job in held])
+        assert session.scalars(select(Job.bundle)).all() == [None, None]
+        [bell, _] = queue.dispatch(session, [[job] for job, _ in pairs])
+        assert bell.bundle is None
+
+
+def test_an_unanswered_bundle_is_one_bell_again(database: Database) -> None:
+    with database.transaction() as session:
+        owner = rows.team(session)
+        pairs, lone = rows.bundle(session, owner, 3), rows.dispatched(session, owner)
+        session.execute(update(Job).values(rung_at=from_now(-60)))
+        again = queue.unanswered(session, ["default"], 5, 10)
+    assert sorted(sorted(bell.pairs) for bell in again) == sorted([pairs, [lone]])
 
 
 def test_two_transactions_that_dispatch_a_job_ring_one_bell(database: Database) -> None:
@@ -152,7 +210,7 @@ def test_two_transactions_that_dispatch_a_job_ring_one_bell(database: Database) 
 
     def dispatch(_: int) -> int:
         with database.transaction() as session:
-            return len(queue.dispatch(session, [job]))
+            return len(queue.dispatch(session, [[job]]))
 
     with ThreadPoolExecutor(4) as threads:
         assert sum(threads.map(dispatch, range(4))) == 1
@@ -165,7 +223,7 @@ def test_a_bell_is_unanswered_only_after_a_while_and_then_counts_as_rung(databas
         rows.running(session, owner, rows.worker(session))
         session.execute(update(Job).where(Job.id != early[0]).values(rung_at=from_now(-60)))
         again = queue.unanswered(session, ["default"], 5, 10)
-        assert [(bell.job, bell.attempt) for bell in again] == [pair]
+        assert [bell.pairs for bell in again] == [(pair,)]
         assert queue.unanswered(session, ["default"], 5, 10) == []
 
 
@@ -193,10 +251,26 @@ def test_waiting_jobs_are_those_of_each_team_and_kind_by_priority_and_age(databa
         rows.queued(session, ours, kind="inference")  # not asked for
         rows.queued(session, ours, available_at=from_now(60))  # backing off
         rows.dispatched(session, ours)
-        found = {job: team for job, team, *_ in queue.waiting(session, "default", {"noop", "conversion"}, 2)}
+        found = {job: team for job, team, *_ in queue.waiting(session, "default", {"noop": 2, "conversion": 2})}
         assert found == {urgent: ours, first: ours, other: theirs}
         assert second not in found
-        assert queue.waiting(session, "elsewhere", {"noop"}, 2) == []
+        assert queue.waiting(session, "elsewhere", {"noop": 2}) == []
+
+
+def test_each_kind_that_waits_has_its_own_limit_and_shows_what_may_travel_with_what(database: Database) -> None:
+    with database.transaction() as session:
+        owner = rows.team(session)
+        noops = [rows.queued(session, owner, alone=number == 0) for number in range(4)]
+        asked = [rows.queued(session, owner, kind="inference") for _ in range(4)]
+        session.execute(update(Job).where(Job.id == asked[0]).values(spec={"kind": "inference", "model": "tuned"}))
+        found = queue.waiting(session, "default", {"noop": 3, "inference": 2})
+    assert {(job, kind, model, alone) for job, _, kind, _, _, model, alone in found} == {
+        (noops[0], "noop", "", True),
+        (noops[1], "noop", "", False),
+        (noops[2], "noop", "", False),
+        (asked[0], "inference", "tuned", False),
+        (asked[1], "inference", "", False),
+    }
 
 
 # --- capacity -------------------------------------------------------------------------------------------------
@@ -231,6 +305,19 @@ def test_slots_are_held_by_dispatched_jobs_and_by_running_ones_of_living_workers
         assert queue.held(session, "default", LEASE) == [(owner, "noop", 2)]
 
 
+def test_a_bundle_takes_one_slot_until_its_last_job_has_ended(database: Database) -> None:
+    with database.transaction() as session:
+        owner, worker = rows.team(session), rows.worker(session)
+        rows.bundle(session, owner, 3)
+        pairs = rows.running_bundle(session, owner, worker, 3)
+        rows.running(session, owner, worker)
+        assert queue.held(session, "default", LEASE) == [(owner, "noop", 3)]
+        for pair, slots in zip(pairs, (3, 3, 2), strict=True):
+            held = queue.lock_held(session, worker, [pair])
+            queue.end_attempts(session, [Closing(held[0], Outcome.SUCCEEDED, State.SUCCEEDED, failures=0)])
+            assert queue.held(session, "default", LEASE) == [(owner, "noop", slots)]
+
+
 # --- what is written down -------------------------------------------------------------------------------------
 
 
@@ -240,10 +327,9 @@ def test_every_move_writes_one_event_with_the_next_number(database: Database) ->
         pair = rows.running(session, owner, worker)
         queue.record_progress(session, worker, pair, {"fraction": 0.5, "text": "half"})
         jobs.request_cancel(session, owner, pair[0])
-        held = queue.lock_held(session, worker, pair)
-        assert held is not None
-        queue.end_attempt(session, held, outcome=Outcome.LOST, target=State.QUEUED, values={}, error=None)
-        queue.dispatch(session, [pair[0]])
+        [held] = queue.lock_held(session, worker, [pair])
+        queue.end_attempts(session, [Closing(held, Outcome.LOST, State.QUEUED, failures=0)])
+        queue.dispatch(session, [[pair[0]]])
         jobs.cancel_waiting(session, owner, pair[0])
         written = rows.events(session, pair[0])
         last = session.scalar(select(Job.last_event))
@@ -267,7 +353,7 @@ def test_what_changes_nothing_writes_nothing(database: Database) -> None:
         pair: Pair = rows.running(session, owner, worker)
         before = rows.events(session, pair[0])
         queue.claim(session, worker, [pair], LEASE)
-        queue.dispatch(session, [pair[0]])
+        queue.dispatch(session, [[pair[0]]])
         queue.renew(session, worker, [pair], LEASE)
         jobs.cancel_waiting(session, owner, pair[0])
         assert rows.events(session, pair[0]) == before
@@ -279,8 +365,7 @@ def test_only_time_on_a_gpu_is_counted(database: Database, device: Device, kind:
         worker = rows.worker(session)
         pair = rows.running(session, rows.team(session), worker, kind=kind)
         session.execute(update(Attempt).values(started_at=from_now(-90)))
-        held = queue.lock_held(session, worker, pair)
-        assert held is not None
-        queue.end_attempt(session, held, outcome=Outcome.SUCCEEDED, target=State.SUCCEEDED, values={}, error=None)
+        [held] = queue.lock_held(session, worker, [pair])
+        queue.end_attempts(session, [Closing(held, Outcome.SUCCEEDED, State.SUCCEEDED, failures=0)])
         seconds = session.scalar(select(Attempt.gpu_seconds))
     assert seconds == pytest.approx(90 if device is Device.GPU else 0)

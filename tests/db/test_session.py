@@ -1,6 +1,8 @@
 """Transactions: committed at the end, rolled back by an error; an outage has one name; what JSON cannot hold."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from uuid import UUID
 
@@ -53,6 +55,24 @@ def test_a_lock_that_does_not_come_free_is_unavailable(database: Database) -> No
         lock_soon(holder, job)
         with pytest.raises(Unavailable), database.transaction() as session:
             lock_soon(session, job)
+
+
+def test_of_two_transactions_that_wait_for_each_other_one_goes_on_and_one_may_try_again(database: Database) -> None:
+    with database.transaction() as session:
+        owner = rows.team(session)
+        one, two = rows.queued(session, owner), rows.queued(session, owner)
+    together = threading.Barrier(2)
+
+    def lock_both(first: UUID, second: UUID) -> bool:
+        with suppress(Unavailable), database.transaction() as session:
+            session.execute(select(Job.id).where(Job.id == first).with_for_update())
+            together.wait(30)
+            session.execute(select(Job.id).where(Job.id == second).with_for_update())
+            return True
+        return False
+
+    with ThreadPoolExecutor(2) as threads:
+        assert sorted(threads.map(lock_both, (one, two), (two, one))) == [False, True]
 
 
 def test_a_statement_that_does_not_end_in_time_is_unavailable(database: Database) -> None:

@@ -90,7 +90,7 @@ def test_a_message_that_is_delivered_twice_runs_its_job_once(system: System) -> 
     os.killpg(worker, signal.SIGSTOP)
     job = system.submit(echo="once")
     eventually(lambda: system.job(job).state is State.DISPATCHED)
-    Doorbells(system.settings).ring([Doorbell(job, 1, "default", "noop", Device.CPU)] * 2)
+    Doorbells(system.settings).ring([Doorbell(((job, 1),), "default", "noop", Device.CPU)] * 2)
     # when the worker hears them all
     os.killpg(worker, signal.SIGCONT)
     # then one attempt ran, and the other messages found nothing to claim
@@ -106,7 +106,7 @@ def test_a_message_of_an_attempt_that_is_over_is_ignored(system: System) -> None
     job = system.submit(fail="on purpose")
     assert system.ended(job).state is State.FAILED
     # when its message comes again, days later as it were, and another job after it
-    Doorbells(system.settings).ring([Doorbell(job, 1, "default", "noop", Device.CPU)])
+    Doorbells(system.settings).ring([Doorbell(((job, 1),), "default", "noop", Device.CPU)])
     later = system.submit(echo="later")
     # then the worker goes on as if nothing had been
     assert system.ended(later).state is State.SUCCEEDED

@@ -59,7 +59,9 @@ def commits(node: ast.AST) -> bool:
 def moves(node: ast.AST) -> bool:
     """Whether the node gives a job's row another state."""
     match node:
-        case ast.Call(func=ast.Attribute(attr="values"), args=args, keywords=keywords):
+        case ast.Call(func=ast.Attribute(attr="values", value=statement), args=args, keywords=keywords):
+            if "WebhookDelivery" in ast.unparse(statement):
+                return False  # deliveries have states of their own
             keys = [key for each in args if isinstance(each, ast.Dict) for key in each.keys if key]
             named = {ast.unparse(key).strip("'") for key in keys} | {keyword.arg for keyword in keywords}
             return bool(named & {"state", "Job.state"})

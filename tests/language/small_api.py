@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.state import State
-from vlyard.jobs.view import Artefact, Job, NewArtefact, Page, Submission, Upload
+from vlyard.jobs.view import Accepted, Artefact, Batch, Job, NewArtefact, Page, Submission, Upload
 
 KEY = "vly_test"
 PAGE = 2  # jobs on a page
@@ -87,6 +87,12 @@ class SmallApi:
         resource, id, verb = [*asked.path.removeprefix("/v1/").split("/"), "", ""][:3]
         routes: dict[tuple[str, str, bool, str], Callable[[], Reply]] = {
             ("POST", "jobs", False, ""): lambda: self._submit(asked),
+            ("POST", "jobs:batch", False, ""): lambda: self._submit_many(asked),
+            ("POST", "jobs", True, "retry"): lambda: self._repeat(UUID(id), {}),
+            ("POST", "jobs", True, "clone"): lambda: self._repeat(UUID(id), json.loads(asked.body)),
+            ("POST", "jobs", True, "priority"): lambda: self._reprioritise(
+                UUID(id), json.loads(asked.body)["priority"]
+            ),
             ("GET", "jobs", False, ""): lambda: self._list(asked),
             ("GET", "jobs", True, ""): lambda: self._look(UUID(id)),
             ("POST", "jobs", True, "cancel"): lambda: self._cancel(UUID(id)),
@@ -106,12 +112,27 @@ class SmallApi:
         return job
 
     def _submit(self, asked: Asked) -> Reply:
-        wanted = Submission.model_validate_json(asked.body)
+        return Reply(202, self._accept(Submission.model_validate_json(asked.body)).model_dump_json().encode())
+
+    def _submit_many(self, asked: Asked) -> Reply:
+        accepted = Accepted(data=tuple(map(self._accept, Batch.model_validate_json(asked.body).jobs)))
+        return Reply(202, accepted.model_dump_json().encode())
+
+    def _accept(self, wanted: Submission) -> Job:
         kind = wanted.spec.model_dump()["kind"]
         spec = wanted.spec.model_dump(mode="json")
-        device = KINDS[kind].device
-        job = self.add_job(kind=kind, spec=spec, device=device, pool=wanted.pool, priority=wanted.priority)
-        return Reply(202, job.model_dump_json().encode())
+        facts = wanted.model_dump(include={"pool", "priority", "labels"})
+        return self.add_job(kind=kind, spec=spec, device=KINDS[kind].device, **facts)
+
+    def _repeat(self, id: UUID, changes: Mapping[str, Any]) -> Reply:
+        known = self.jobs[id].model_dump(mode="json", include={"kind", "spec", "pool", "priority", "labels"})
+        known["spec"] |= changes.get("spec", {})
+        given = {name: value for name, value in changes.items() if name != "spec" and value is not None}
+        return Reply(202, self.add_job(**(known | given), cloned_from=id).model_dump_json().encode())
+
+    def _reprioritise(self, id: UUID, priority: int) -> Reply:
+        self.jobs[id] = self.jobs[id].model_copy(update={"priority": priority})
+        return Reply(200, self.jobs[id].model_dump_json().encode())
 
     def _list(self, asked: Asked) -> Reply:
         kept = [job for job in self.jobs.values() if asked.query.get("state") in {None, job.state}]

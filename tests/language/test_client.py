@@ -66,6 +66,10 @@ def test_a_submission_carries_the_spec_the_pool_the_priority_and_the_key_and_giv
         "spec": {"kind": "noop", "seconds": 0.0, "fail": "", "fail_transiently": 0, "echo": "hello"},
         "pool": "night",
         "priority": 7,
+        "labels": {},
+        "expires_at": None,
+        "expires_in": None,
+        "max_runtime": None,
     }
     assert sent.headers["Authorization"] == f"Bearer {KEY}"
     assert sent.query == {"wait": "1.5"}

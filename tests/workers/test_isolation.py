@@ -35,7 +35,7 @@ def child_environment(system: System) -> Iterator[None]:
 
 @pytest.fixture
 def hold() -> Hold:
-    return Hold((uuid4(), 1), time.monotonic(), time.monotonic() + 600, killable=True)
+    return Hold((uuid4(), 1), time.monotonic(), killable=True)
 
 
 def _assignment(system: System, archive: Path, folder: Path) -> Assignment:

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 import vlyard
-from vlyard.cli import convert, jobs
+from vlyard.cli import convert, jobs, watch
 from vlyard.errors import Blame, VLyardError
 
 GROUP = "vlyard.commands"
@@ -49,6 +49,7 @@ def build(words: Sequence[str]) -> typer.Typer:
     )
     app.callback()(_options)
     jobs.register(app)
+    watch.register(app)
     convert.register(app)
     if not set(words[:1]) & {"--version", *_names(app)}:
         commands, missing = _installed(words[:1])

@@ -1,4 +1,4 @@
-"""The commands that speak to a VLyard API: submit, jobs, job, wait, cancel, upload, download. Knows no server."""
+"""The commands that speak to a VLyard API about one job or file at a time. Knows no server."""
 
 import json
 import sys
@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
+import orjson
 import typer
-import yaml
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from vlyard.cli import pipeline
+from vlyard.cli.reading import read_spec
 from vlyard.client import Client
 from vlyard.client.problems import invalid
 from vlyard.errors import Complaint, InvalidInput
-from vlyard.jobs.kinds import KINDS
-from vlyard.jobs.spec import Spec
 from vlyard.jobs.state import State
-from vlyard.jobs.view import Artefact, Job
+from vlyard.jobs.view import Artefact, Changes, Job
 
 PIPED_WIDTH = 160  # columns where there is no terminal to ask
 STYLES = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.RUNNING: "cyan"}
@@ -33,7 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
-    for command in (submit, jobs, job, wait, cancel, upload, download):
+    for command in (submit, pipeline.run, jobs, job, wait, cancel, retry, clone, upload, download):
         app.command()(command)
 
 
@@ -92,6 +92,54 @@ def cancel(id: JobId, as_json: AsJson = False) -> None:
         _show(client.cancel(id), as_json)
 
 
+def retry(id: JobId, as_json: AsJson = False) -> None:
+    """Submit an ended job once more, as it was."""
+    with Client() as client:
+        _show(client.retry(id), as_json)
+
+
+def clone(
+    id: JobId,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="A change, such as spec.prompt=Why? or priority=7; repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job once more, with changes."""
+    wanted = read_changes(changes or [])
+    with Client() as client:
+        _show(client.clone(id, wanted), as_json)
+
+
+def read_changes(texts: Iterable[str]) -> Changes:
+    """Read changes of the form `path.to.field=value`."""
+    patch: dict[str, Any] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        *folders, field = path.split(".")
+        if not equals or not field:
+            complaint = Complaint(f"--set {text}", "it is no change", "write it as spec.prompt=Why?")
+            raise InvalidInput("the changes are not valid", [complaint])
+        place = patch
+        for folder in folders:
+            place = place.setdefault(folder, {})
+            if not isinstance(place, dict):
+                raise InvalidInput(f"--set {text}: {folder} was set to a value already")
+        place[field] = _value(value)
+    try:
+        return Changes.model_validate(patch)
+    except ValidationError as error:
+        raise invalid(error, "the change") from error
+
+
+def _value(text: str) -> Any:
+    """What a text means: JSON where it is JSON, else itself."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
 def upload(
     path: Annotated[Path, typer.Argument(help="The file to store.")],
     name: Annotated[str | None, typer.Option(help="Its name as an artefact, instead of its own.")] = None,
@@ -111,54 +159,6 @@ def download(
     with Client() as client:
         written = client.download(artefact, path)
     print(json.dumps({"path": str(written)}) if as_json else written)
-
-
-# --- reading a specification ----------------------------------------------------------------------------------
-
-
-def read_spec(source: str) -> Spec:
-    """Read a job's specification from a JSON or YAML file, or from standard input where `source` is "-".
-
-    Raises `InvalidInput` that names the file and the line or the field.
-    """
-    where = "standard input" if source == "-" else source
-    data = _parsed(_text(source, where), where)
-    if not isinstance(data, dict):
-        raise InvalidInput(f"{where} is no job: it has to be a mapping with `kind` and the kind's fields")
-    row = KINDS.get(str(data.get("kind")))
-    if row is None:
-        complaint = Complaint("/kind", f"there is no kind {data.get('kind')!r}", f"kinds are {', '.join(KINDS)}")
-        raise InvalidInput(f"{where} is not valid", [complaint])
-    try:
-        return row.spec.model_validate(data)
-    except ValidationError as error:
-        raise invalid(error, where) from error
-
-
-def _text(source: str, where: str) -> str:
-    try:
-        return sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
-    except OSError as error:
-        raise InvalidInput(f"{where} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{where} is not text in UTF-8: {error.reason} at byte {error.start}") from error
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        if where.endswith(".json"):
-            complaint = Complaint(f"{where}:{error.lineno}", error.msg)
-            raise InvalidInput(f"{where} is not JSON", [complaint]) from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        complaint = Complaint(f"{where}:{line}", error.problem or "it cannot be parsed")
-        raise InvalidInput(f"{where} is neither JSON nor YAML", [complaint]) from error
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"{where} is neither JSON nor YAML: {error}") from error
 
 
 # --- showing --------------------------------------------------------------------------------------------------
@@ -210,6 +210,8 @@ def _job_rows(job: Job) -> Iterable[tuple[str, str]]:
     yield "kind", job.kind
     yield "state", f"{job.state} (asked to stop)" if job.cancel_requested else job.state
     yield "pool", f"{job.pool}, priority {job.priority}" if job.priority else job.pool
+    yield "labels", ", ".join(f"{key}: {value}" for key, value in job.labels.items())
+    yield "clone of", str(job.cloned_from or "")
     yield "progress", _progress(job)
     for name, at in (("created", job.created_at), ("started", job.started_at), ("finished", job.finished_at)):
         yield name, _time(at)

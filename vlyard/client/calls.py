@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -12,6 +12,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from vlyard.client import transfer
+from vlyard.client.following import SILENCE, follow_stream
 from vlyard.client.patience import Patience, connection_trouble, persist, refused
 from vlyard.client.problems import invalid
 from vlyard.errors import (
@@ -23,10 +24,23 @@ from vlyard.errors import (
     VLyardError,
     WaitTimeout,
 )
+from vlyard.jobs.events import STREAM_TYPE, Event
 from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.output import Artefacts, LogPage, LogPiece
 from vlyard.jobs.spec import Result, Spec
 from vlyard.jobs.state import TERMINAL, State
-from vlyard.jobs.view import Artefact, Job, NewArtefact, Page, Submission
+from vlyard.jobs.view import (
+    Accepted,
+    Artefact,
+    Batch,
+    Changes,
+    Entry,
+    Job,
+    NewArtefact,
+    NewPriority,
+    Page,
+    Submission,
+)
 
 URL_VARIABLE, KEY_VARIABLE = "VLYARD_URL", "VLYARD_API_KEY"
 TIMEOUT = 30.0  # seconds for one call with all its tries
@@ -90,6 +104,7 @@ class Client:
         *,
         pool: str = "default",
         priority: int = 0,
+        labels: Mapping[str, str] | None = None,
         wait: float = 0.0,
         idempotency_key: str | None = None,
     ) -> Job:
@@ -98,10 +113,18 @@ class Client:
         The same `idempotency_key` with the same job gives the same job again, also from another process.
         """
         try:
-            body = Submission(spec=spec, pool=pool, priority=priority)
+            body = Submission(spec=spec, pool=pool, priority=priority, labels=dict(labels or {}))
         except ValidationError as error:
             raise invalid(error, "the submission") from error
         return self._call(Job, "POST", "/v1/jobs", body=body, key=idempotency_key, wait=wait)
+
+    def submit_many(self, entries: Sequence[Entry], *, idempotency_key: str | None = None) -> Sequence[Job]:
+        """Submit up to 1,000 jobs, all or none, which may name each other's outputs; returns them in their order."""
+        try:
+            body = Batch(jobs=tuple(entries))
+        except ValidationError as error:
+            raise invalid(error, "the batch") from error
+        return self._call(Accepted, "POST", "/v1/jobs:batch", body=body, key=idempotency_key).data
 
     def job(self, id: UUID | str, wait: float = 0.0) -> Job:
         """Look at a job, after up to `wait` seconds (60 at most) if it has not ended before."""
@@ -119,6 +142,22 @@ class Client:
     def cancel(self, id: UUID | str) -> Job:
         """Ask for a job to be stopped; the answer may come before it stops. Raises `Conflict` if it has ended."""
         return self._call(Job, "POST", f"/v1/jobs/{_uuid(id)}/cancel")
+
+    def retry(self, id: UUID | str, *, idempotency_key: str | None = None) -> Job:
+        """Submit an ended job once more; returns the new one. Raises `Conflict` while it has not ended."""
+        return self._call(Job, "POST", f"/v1/jobs/{_uuid(id)}/retry", key=idempotency_key)
+
+    def clone(self, id: UUID | str, changes: Changes | None = None, *, idempotency_key: str | None = None) -> Job:
+        """Submit a job, in whatever state, once more with changes; returns the new one."""
+        return self._call(Job, "POST", f"/v1/jobs/{_uuid(id)}/clone", body=changes or Changes(), key=idempotency_key)
+
+    def reprioritise(self, id: UUID | str, priority: int) -> Job:
+        """Give a waiting job another priority, -100 to 100. Raises `Conflict` once it has left the queue."""
+        try:
+            body = NewPriority(priority=priority)
+        except ValidationError as error:
+            raise invalid(error, "the priority") from error
+        return self._call(Job, "POST", f"/v1/jobs/{_uuid(id)}/priority", body=body)
 
     def wait(
         self, id: UUID | str, *, timeout: float | None = None, on_progress: Callable[[Job], None] | None = None
@@ -174,11 +213,41 @@ class Client:
         job = self.submit(spec, pool=pool, priority=priority, idempotency_key=idempotency_key)
         return self.result(self.wait(job.id, timeout=timeout, on_progress=on_progress))
 
+    def events(self, id: UUID | str, after: int = 0) -> Iterator[Event]:
+        """What happens to a job, as it happens, until it has ended: each event after a number once, in order.
+
+        A lost connection is opened again where it broke off. Raises `Unavailable` where that fails for the client's
+        timeout.
+        """
+        path = f"/v1/jobs/{_uuid(id)}/events"
+        for message in follow_stream(lambda read: self._stream(path, {}, read), after):
+            yield _parsed(Event, message.data, path)
+
+    def log(self, id: UUID | str, attempt: int | None = None, *, follow: bool = False) -> Iterator[str]:
+        """What an attempt's handler said, in pieces of whole lines; of the newest attempt, where none is named.
+
+        With `follow` the iteration goes on until the attempt has ended, through lost connections as `events` does.
+        """
+        path = f"/v1/jobs/{_uuid(id)}/logs"
+        asked = {} if attempt is None else {"attempt": str(attempt)}
+        page = self._call(LogPage, "GET", path, params=asked)
+        asked = {"attempt": str(page.attempt)}  # a connection that is opened again must not slip to the next one
+        while page.data:
+            yield from (piece.text for piece in page.data)
+            page = self._call(LogPage, "GET", path, params={**asked, "after": str(page.next_after)})
+        if follow and not page.ended:
+            for message in follow_stream(lambda read: self._stream(path, asked, read), page.next_after):
+                yield _parsed(LogPiece, message.data, path).text
+
     # --- artefacts --------------------------------------------------------------------------------------------
 
     def artefact(self, id: UUID | str) -> Artefact:
         """Look at an artefact; the answer carries a short-lived link to its content."""
         return self._call(Artefact, "GET", f"/v1/artefacts/{_uuid(id)}")
+
+    def artefacts(self, job: UUID | str) -> tuple[Artefact, ...]:
+        """The files that a job made, oldest first: its outputs, and the logs of its attempts as `log.txt`."""
+        return self._call(Artefacts, "GET", f"/v1/jobs/{_uuid(job)}/artefacts").data
 
     def upload(self, path: Path | str, name: str | None = None, media_type: str | None = None) -> Artefact:
         """Store a file, streamed, and have its length and SHA-256 checked; returns the artefact, ready for use.
@@ -246,6 +315,23 @@ class Client:
 
         return persist(once, Patience(seconds=self._timeout + wait + patience))
 
+    def _stream(self, path: str, params: dict[str, str], after: int) -> httpx.Response:
+        """Open a stream of server-sent events after a number; whoever gets it closes it."""
+        headers = self._headers("GET", None) | {"Accept": STREAM_TYPE, "Last-Event-ID": str(after)}
+        request = self._http.build_request("GET", path, params=params, headers=headers)
+
+        def once(left: float) -> httpx.Response:
+            limits = httpx.Timeout(max(SHORTEST_TRY, min(TRY, left)), read=SILENCE)
+            request.extensions["timeout"] = limits.as_dict()
+            with connection_trouble("GET", request.url):
+                reply = self._http.send(request, stream=True)
+                if reply.is_success:
+                    return reply
+                reply.read()
+            raise refused(reply)
+
+        return persist(once, Patience(seconds=self._timeout))
+
     def _headers(self, method: str, key: str | None) -> dict[str, str]:
         own = {"Authorization": f"Bearer {self._key}", "Accept": "application/json"}
         return own | {"Idempotency-Key": key or str(uuid4())} if method == "POST" else own
@@ -280,10 +366,14 @@ def _uuid(id: UUID | str) -> UUID:
 
 
 def _understood(answer: type[V], reply: httpx.Response) -> V:
+    return _parsed(answer, reply.content, str(reply.url))
+
+
+def _parsed(answer: type[V], text: str | bytes, where: str) -> V:
     try:
-        return answer.model_validate_json(reply.content)
+        return answer.model_validate_json(text)
     except ValidationError as error:
-        said = f"{reply.url} did not answer as VLyard's API does"
+        said = f"{where} did not answer as VLyard's API does"
         raise VLyardError(f"{said}: check the base URL, and that this client is as young as the server") from error
 
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 import httpx
 
 from vlyard.client.problems import GATEWAY_TROUBLE, error_of, shown
-from vlyard.errors import Unavailable, VLyardError
+from vlyard.errors import InFlight, Unavailable, VLyardError
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds
 PASSING = GATEWAY_TROUBLE | {429}  # the statuses after which the same request may succeed
@@ -81,7 +81,7 @@ def connection_trouble(method: str, url: httpx.URL) -> Iterator[None]:
 def refused(reply: httpx.Response, passing: frozenset[int] = PASSING) -> VLyardError | TryAgain:
     """What to raise for a reply that is no success: the error it stands for, or the wish to try again."""
     error = error_of(reply)
-    if reply.status_code in passing:
+    if reply.status_code in passing or isinstance(error, InFlight):
         return TryAgain(error, retry_after(reply.headers.get("Retry-After", "")))
     return error
 

@@ -37,6 +37,7 @@ class Kind:
     time_limit: timedelta
     max_attempts: int
     isolation: Isolation
+    bundle: int = 1  # how many of them may travel in one message and run one after the other: for short jobs
     admin_only: bool = False
 
 
@@ -47,9 +48,9 @@ _ROWS = (
     Kind("conversion", ConversionSpec, ConversionResult, Device.CPU, "workers.conversion:run",
          time_limit=6 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS),
     Kind("inference", InferenceSpec, InferenceResult, Device.GPU, "workers.inference:run",
-         time_limit=_HOUR / 6, max_attempts=3, isolation=Isolation.THREAD),
+         time_limit=_HOUR / 6, max_attempts=3, isolation=Isolation.THREAD, bundle=32),
     Kind("noop", NoopSpec, NoopResult, Device.CPU, "workers.noop:run",
-         time_limit=_HOUR, max_attempts=3, isolation=Isolation.THREAD, admin_only=True),
+         time_limit=_HOUR, max_attempts=3, isolation=Isolation.THREAD, bundle=32, admin_only=True),
 )
 # fmt: on
 

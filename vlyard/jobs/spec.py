@@ -1,11 +1,73 @@
-"""What every job's specification and result have in common."""
+"""What every job's specification and result have in common, and how one job names another one's output."""
 
-from typing import Annotated
-from uuid import UUID
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Self
+from uuid import NAMESPACE_URL, UUID, uuid5
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic.json_schema import WithJsonSchema
 
-ArtefactId = Annotated[UUID, Field(description="The id of an artefact of your team.")]
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"  # of an entry of a batch, and of an output
+_UUID = "[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_ENTRY_FORM, _JOB_FORM = f"ref:({NAME})/({NAME})", f"job:({_UUID})/({NAME})"
+
+
+class Reference(UUID):
+    """An output of another job, where that output's id is not known yet.
+
+    It stands in for the id while a specification is checked, is written as its text, and no handler ever meets one:
+    the job is blocked until each has given way to the id that it stands for. Raises `ValueError` for other texts.
+    """
+
+    text: str
+    entry: str | None  # the name of an entry of the same batch, or
+    job: UUID | None  # an earlier job of the team
+    output: str  # the output's name in that job's `result.artefacts`
+
+    def __init__(self, text: str) -> None:
+        by_entry, by_job = re.fullmatch(_ENTRY_FORM, text), re.fullmatch(_JOB_FORM, text)
+        found = by_entry or by_job
+        if found is None:
+            raise ValueError("an output is named as ref:<entry>/<output> or job:<job id>/<output>")
+        super().__init__(int=uuid5(NAMESPACE_URL, text).int)
+        facts = {"text": text, "entry": by_entry and found[1], "job": by_job and UUID(found[1]), "output": found[2]}
+        vars(self).update(facts)  # past UUID's own guard: its instances never change, and neither does this one
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self
+
+
+def _id_or_reference(value: Any, plain: ValidatorFunctionWrapHandler) -> UUID:
+    if isinstance(value, Reference):
+        return value
+    if isinstance(value, str) and value.startswith(("ref:", "job:")):
+        return Reference(value)
+    checked: UUID = plain(value)
+    return checked
+
+
+ArtefactId = Annotated[
+    UUID,
+    WrapValidator(_id_or_reference),
+    PlainSerializer(str, return_type=str, when_used="json"),
+    WithJsonSchema({
+        "anyOf": [
+            {"type": "string", "format": "uuid"},
+            {"type": "string", "pattern": f"^{_JOB_FORM}$"},
+            {"type": "string", "pattern": f"^{_ENTRY_FORM}$"},
+        ],
+        "description": "The id of an artefact of your team, or an output that a job will have: `job:<job id>/<output>`"
+        " of an earlier job, or in a batch `ref:<entry>/<output>` of another entry.",
+    }),
+    Field(description="The id of an artefact of your team, or another job's output."),
+]  # fmt: skip
 
 
 class Spec(BaseModel):
@@ -22,10 +84,29 @@ class Spec(BaseModel):
         """The artefacts that the job reads: they must be the team's own, and are handed to the worker."""
         return ()
 
+    def references(self) -> Iterator[tuple[str, Reference]]:
+        """Every field that names another job's output, by its JSON pointer."""
+        return _references(self, "")
+
+
+def _references(value: object, pointer: str) -> Iterator[tuple[str, Reference]]:
+    if isinstance(value, Reference):
+        yield pointer, value
+        return
+    steps: Any = ()
+    if isinstance(value, BaseModel):
+        steps = iter(value)
+    elif isinstance(value, Mapping):
+        steps = value.items()
+    elif isinstance(value, list | tuple):
+        steps = enumerate(value)
+    for step, each in steps:
+        yield from _references(each, f"{pointer}/{str(step).replace('~', '~0').replace('/', '~1')}")
+
 
 class Result(BaseModel):
     """What a job brought back. `artefacts` maps the name of each output to its artefact's id."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    artefacts: dict[str, ArtefactId] = {}
+    artefacts: dict[str, UUID] = {}

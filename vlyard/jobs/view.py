@@ -1,14 +1,14 @@
 """What the API says of jobs and artefacts, and what it is asked. The client reads the same classes."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from vlyard.errors import Blame, Complaint
 from vlyard.jobs.kinds import KINDS, Device
-from vlyard.jobs.spec import Spec
+from vlyard.jobs.spec import NAME, Spec
 from vlyard.jobs.state import State
 
 if TYPE_CHECKING:
@@ -17,7 +17,16 @@ else:  # the union of the table's rows, told apart by `kind`
     AnySpec = Annotated[Union[tuple(kind.spec for kind in KINDS.values())], Field(discriminator="kind")]  # noqa: UP007
 
 _LONGEST_FILE_NAME = 255  # bytes, in the file systems where workers will write it
+LARGEST_BATCH = 1_000
 POOL_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+
+
+_YEAR = 366 * 86_400.0  # seconds
+_LabelKey = Annotated[str, Field(pattern=r"^[^:\x00]{1,64}$")]  # a filter is written key:value
+_LabelValue = Annotated[str, Field(pattern=r"^[^\x00]*$", max_length=512)]
+
+Labels = Annotated[dict[_LabelKey, _LabelValue], Field(max_length=16, description="Names and values of your own.")]
+Priority = Annotated[int, Field(ge=-100, le=100, description="Higher goes first among your team's jobs.")]
 
 
 class _View(BaseModel):
@@ -31,7 +40,54 @@ class Submission(BaseModel):
 
     spec: AnySpec
     pool: str = Field("default", pattern=POOL_PATTERN, description="The pool of workers that shall run it.")
-    priority: int = Field(0, ge=-100, le=100, description="Higher goes first among your team's jobs.")
+    priority: Priority = 0
+    labels: Labels = {}
+    expires_at: AwareDatetime | None = Field(None, description="Fail the job where it was not started before then.")
+    expires_in: float | None = Field(None, gt=0, le=_YEAR, description="The same, in seconds from now.")
+    max_runtime: float | None = Field(
+        None, gt=0, description="Seconds that an attempt may run, where that is less than its kind's time limit."
+    )
+
+    @model_validator(mode="after")
+    def _one_expiry(self) -> Self:
+        if self.expires_at is not None and self.expires_in is not None:
+            raise ValueError("give either expires_at or expires_in")
+        return self
+
+
+class Entry(Submission):
+    """One job of a batch, with a name by which the others may ask for its outputs."""
+
+    name: str | None = Field(
+        None, pattern=f"^{NAME}$", description="So that other entries can say `ref:<name>/<output>`; each at most once."
+    )
+
+
+class Batch(BaseModel):
+    """Jobs that are accepted together or not at all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    jobs: tuple[Entry, ...] = Field(min_length=1, max_length=LARGEST_BATCH)
+
+
+class Changes(BaseModel):
+    """What a clone does differently. What is left out stays as it was."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec: dict[str, Any] = Field({}, description="A merge patch (RFC 7396) of the specification; null removes a field.")
+    pool: str | None = Field(None, pattern=POOL_PATTERN)
+    priority: Priority | None = None
+    labels: Labels | None = Field(None, description="Instead of the other's labels.")
+
+
+class NewPriority(BaseModel):
+    """A waiting job's new place in the queue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    priority: Priority
 
 
 class Failure(_View):
@@ -54,11 +110,22 @@ class Attempt(_View):
     error: Failure | None = None
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Progress(_View):
     """How far a running job is."""
 
     fraction: float | None = Field(None, ge=0, le=1)
     text: str = ""
+    rate: float | None = Field(
+        None, ge=0, exclude_if=_is_none, description="How much it does in a second, where its handler counts."
+    )
+    unit: str | None = Field(None, exclude_if=_is_none, description="What the rate counts, such as samples.")
+    eta_seconds: float | None = Field(
+        None, ge=0, exclude_if=_is_none, description="Seconds to its end, where the last minute tells."
+    )
 
 
 class Job(_View):
@@ -77,9 +144,19 @@ class Job(_View):
     attempt: int = Field(description="The number of the current or last attempt; 0 before the first.")
     attempts: tuple[Attempt, ...] = ()
     cancel_requested: bool = False
+    labels: dict[str, str] = {}
+    cloned_from: UUID | None = Field(None, description="The job that this one repeats, as it was or changed.")
+    expires_at: datetime | None = None
+    max_runtime: float | None = Field(None, description="Seconds, where that was asked for.")
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+
+
+class Accepted(_View):
+    """The jobs of a batch, in the order of its entries."""
+
+    data: tuple[Job, ...]
 
 
 class Page(_View):

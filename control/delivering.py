@@ -1,0 +1,191 @@
+"""Sending the messages to webhooks, signed, until they have arrived or are given up.
+
+Any number of processes may do it. A message is leased first and settled after: nothing is locked while a receiver
+thinks, and a process that dies in between leaves a message that is sent again, with the same id.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import random
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from uuid import UUID
+
+import httpx
+import orjson
+import structlog
+
+from control.addresses import addresses_of, checked_url, listed
+from control.settings import Settings
+from control.webhooks import key_of
+from db import webhooks
+from db.models import DeliveryState
+from db.session import Database
+from db.webhooks import Due
+from vlyard.errors import Unavailable, VLyardError
+
+log = structlog.get_logger()
+
+# Seconds from each failed try to the next, as the specification of Standard Webhooks proposes them.
+_PAUSES = (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
+_AT_ONCE, _AT_ONCE_TO_ONE = 32, 4
+_LEASE_BEYOND_SECONDS = 45  # beyond the time that a receiver has: for resolving its name, and for recording
+_POLL_SECONDS = 1.0
+_LONGEST_ERROR = 300  # characters
+
+
+@dataclass(frozen=True)
+class Message:
+    """What is sent to a receiver. Its id stays the same over all tries."""
+
+    id: UUID
+    url: str
+    body: bytes
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of a try: the receiver's status, or why there is none."""
+
+    status: int | None = None
+    error: str | None = None
+
+    @property
+    def arrived(self) -> bool:
+        return self.status is not None and httpx.codes.is_success(self.status)
+
+
+def signature(secret: str, identity: str, timestamp: int, body: bytes) -> str:
+    """The `webhook-signature` of a message: HMAC-SHA256 over id, Unix time and body, version 1 of Standard Webhooks."""
+    digest = hmac.digest(key_of(secret), b".".join((identity.encode(), b"%d" % timestamp, body)), hashlib.sha256)
+    return "v1," + base64.b64encode(digest).decode()
+
+
+def pause_after(tries: int) -> float | None:
+    """Seconds until the next try after so many failed ones, spread by a fifth; None where that was the last."""
+    if tries > len(_PAUSES):
+        return None
+    return _PAUSES[tries - 1] * random.uniform(1, 1.2)  # noqa: S311  # jitter, not a secret
+
+
+async def post(message: Message, settings: Settings) -> Reply:
+    """Send a message once; never raises. All of it, name resolution included, has the receiver's time limit."""
+    limit = settings.webhook_timeout_seconds
+    try:
+        async with asyncio.timeout(limit):
+            return await _post(message, listed(settings.webhook_hosts))
+    except TimeoutError:
+        return Reply(error=f"no answer within {limit:g} s")
+    except (httpx.HTTPError, VLyardError) as error:
+        return Reply(error=(str(error) or type(error).__name__)[:_LONGEST_ERROR])
+    except Exception as error:
+        log.exception("a message to a webhook failed in an unforeseen way", message=str(message.id))
+        return Reply(error=f"{type(error).__name__}: {error}"[:_LONGEST_ERROR])
+
+
+async def _post(message: Message, allowed: frozenset[str]) -> Reply:
+    url = checked_url(message.url, allowed)
+    *others, last = await asyncio.to_thread(addresses_of, url, allowed)
+    for address in others:
+        try:
+            return await _post_to(address, url, message)
+        except httpx.ConnectError:
+            continue
+    return await _post_to(last, url, message)
+
+
+async def _post_to(address: str, url: httpx.URL, message: Message) -> Reply:
+    """Send to this very address; certificate and `Host` are those of the URL's name."""
+    now = int(time.time())
+    headers = {
+        "Host": url.netloc.decode("ascii"),
+        "Content-Type": "application/json",
+        "User-Agent": "vlyard-webhooks",
+        "webhook-id": str(message.id),
+        "webhook-timestamp": str(now),
+        "webhook-signature": signature(message.secret, str(message.id), now, message.body),
+    }
+    # A client for each message: a connection that was made for one name must not serve another at the same address.
+    async with (
+        httpx.AsyncClient(verify=_trust(), trust_env=False, follow_redirects=False, timeout=None) as client,  # noqa: S113
+        client.stream(
+            "POST",
+            url.copy_with(host=address),
+            content=message.body,
+            headers=headers,
+            extensions={"sni_hostname": url.raw_host.decode("ascii")},
+        ) as response,
+    ):
+        status = response.status_code  # the body is of no interest, and is not read
+    if httpx.codes.is_success(status):
+        return Reply(status)
+    return Reply(status, f"answered {status}" + (": redirects are not followed" if 300 <= status < 400 else ""))
+
+
+@lru_cache(maxsize=1)
+def _trust() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
+
+
+class Deliverer:
+    """Sends what is due, from a thread of its own."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._lease_seconds = settings.webhook_timeout_seconds + _LEASE_BEYOND_SECONDS
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take nothing new, and end once what is under way has been recorded."""
+        self._stopped.set()
+        self._thread.join(timeout=self._lease_seconds)
+
+    def tick(self) -> int:
+        """Send a batch of what is due; returns how many messages that was."""
+        with self._database.transaction() as session:
+            due = webhooks.lease_due(session, self._lease_seconds, each=_AT_ONCE_TO_ONE, limit=_AT_ONCE)
+        if due:
+            for message, reply in zip(due, asyncio.run(self._send(due)), strict=True):
+                self._record(message, reply)
+        return len(due)
+
+    async def _send(self, due: Sequence[Due]) -> Sequence[Reply]:
+        messages = (Message(each.id, each.url, orjson.dumps(each.payload), each.secret) for each in due)
+        return await asyncio.gather(*(post(message, self._settings) for message in messages))
+
+    def _record(self, message: Due, reply: Reply) -> None:
+        again_in = pause_after(message.tries)
+        if reply.arrived:
+            state, again_in = DeliveryState.DELIVERED, None
+        else:
+            state = DeliveryState.PENDING if again_in is not None else DeliveryState.EXHAUSTED
+            log.warning("webhook not reached", message=str(message.id), tries=message.tries, error=reply.error)
+        with self._database.transaction() as session:
+            webhooks.settle(session, message, state=state, status=reply.status, error=reply.error, again_in=again_in)
+            if reply.status == httpx.codes.GONE:
+                webhooks.disable(session, message.webhook, "the receiver answered 410 Gone")
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                busy = self.tick()
+            except Unavailable as error:
+                log.warning("webhooks wait", reason=str(error))
+                busy = 0
+            except Exception:
+                log.exception("webhooks failed in an unforeseen way")
+                busy = 0
+            if not busy:
+                self._stopped.wait(_POLL_SECONDS * random.uniform(0.75, 1.25))  # noqa: S311  # jitter, not a secret

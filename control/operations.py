@@ -1,0 +1,125 @@
+"""What an owner does with jobs: cancelling them, repeating them as they were or changed, moving them in the queue."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import orjson
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from control import lifecycle
+from control.accounts import Caller
+from control.dependencies import Wanted
+from control.submit import accept
+from db import idempotency
+from db.models import Job
+from db.owned import owned_row
+from vlyard.client.problems import invalid
+from vlyard.errors import Complaint, Conflict, InvalidInput
+from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.state import TERMINAL, State
+from vlyard.jobs.view import Changes, Submission
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked of a job, so that its tries are known to be the same."""
+
+    what: str
+    job: UUID
+    key: str | None
+    body: Mapping[str, Any] = field(default_factory=dict)
+
+
+def retry(session: Session, caller: Caller, job: UUID, key: str | None) -> Job:
+    """A new job that does what an ended one should have done; raises `Conflict` while that one has not ended."""
+    source = owned_row(session, Job, caller.team, job)
+    if source.state not in TERMINAL:
+        raise Conflict(f"the job has not ended yet: it is {source.state}")
+    return _repeat(session, caller, source, Changes(), _Request("retry", job, key))
+
+
+def clone(session: Session, caller: Caller, job: UUID, changes: Changes, key: str | None) -> Job:
+    """A new job that does what another one does, or did, with changes."""
+    request = _Request("clone", job, key, changes.model_dump(mode="json"))
+    return _repeat(session, caller, owned_row(session, Job, caller.team, job), changes, request)
+
+
+def cancel(session: Session, caller: Caller, job: UUID, key: str | None) -> Job:
+    """Cancel a job as `lifecycle.cancel` does; a request that was carried out already changes nothing more."""
+    if _done_before(session, caller, _Request("cancel", job, key)):
+        return owned_row(session, Job, caller.team, job)
+    return lifecycle.cancel(session, caller.team, job)
+
+
+def reprioritise(session: Session, caller: Caller, job: UUID, priority: int, key: str | None) -> Job:
+    """Give a job that waits another priority; raises `Conflict` once it has left the queue."""
+    if _done_before(session, caller, _Request("priority", job, key, {"priority": priority})):
+        return owned_row(session, Job, caller.team, job)
+    row = owned_row(session, Job, caller.team, job, lock=True)
+    if row.state not in {State.BLOCKED, State.QUEUED}:
+        raise Conflict(f"the job does not wait in the queue any more: it is {row.state}")
+    row.priority = priority
+    session.flush()
+    return row
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """The JSON value with the merge patch applied, as RFC 7396 defines it: null removes a member."""
+    if not isinstance(patch, Mapping):
+        return patch
+    result = dict(target) if isinstance(target, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merged(result.get(name), value)
+    return result
+
+
+def _repeat(session: Session, caller: Caller, source: Job, changes: Changes, request: _Request) -> Job:
+    new = uuid7()
+    made = _remember(session, caller, request, new)
+    if made != new:
+        return owned_row(session, Job, caller.team, made)
+    [job] = accept(session, caller, [Wanted(new, _changed(source, changes), "", cloned_from=source.id)])
+    return job
+
+
+def _changed(source: Job, changes: Changes) -> Submission:
+    spec = merged(source.spec, changes.spec)
+    kind = KINDS.get(str(spec.get("kind")))
+    if kind is None:
+        complaint = Complaint("/spec/kind", f"there is no kind {spec.get('kind')!r}", f"kinds are {', '.join(KINDS)}")
+        raise InvalidInput(complaints=[complaint])
+    try:
+        checked = kind.spec.model_validate(spec)
+    except ValidationError as error:
+        found = invalid(error, "the changed specification")
+        raise InvalidInput(found.message, [Complaint(f"/spec{c.where}", c.what) for c in found.complaints]) from error
+    return Submission(
+        spec=checked,
+        pool=source.pool if changes.pool is None else changes.pool,
+        priority=source.priority if changes.priority is None else changes.priority,
+        labels=source.labels if changes.labels is None else changes.labels,
+        max_runtime=source.max_runtime_seconds,
+    )
+
+
+def _done_before(session: Session, caller: Caller, request: _Request) -> bool:
+    """Whether an earlier try of the same request was carried out."""
+    mark = uuid7()  # such a request makes nothing, so this says which try was the first
+    return _remember(session, caller, request, mark) != mark
+
+
+def _remember(session: Session, caller: Caller, request: _Request, made: UUID) -> UUID:
+    """What the first try of the request made; `made` where this is the first, or where tries are not told apart."""
+    if request.key is None:
+        return made
+    facts = {"what": request.what, "job": str(request.job), "body": request.body}
+    digest = hashlib.sha256(orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return idempotency.remember(session, caller.team, request.key, digest, made)

@@ -1,0 +1,53 @@
+"""Making webhooks: where a team wants to be told of the ends of its jobs, and the secret that it checks them with."""
+
+import base64
+import hashlib
+import secrets
+
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from control.accounts import Caller
+from control.addresses import addresses_of, checked_url, listed
+from control.settings import Settings
+from db import idempotency, webhooks
+from db.models import Webhook
+from db.owned import owned_row
+from vlyard.errors import Conflict
+from vlyard.webhooks import NewWebhook
+
+_SECRET_MARK, _SECRET_BYTES = "whsec_", 32
+_MOST = 20  # for one team: every end of a job stores a message for each
+
+
+def check(new: NewWebhook, settings: Settings) -> None:
+    """Refuse a URL that must not be spoken to; raises `InvalidInput`. Blocks while the name is resolved."""
+    allowed = listed(settings.webhook_hosts)
+    addresses_of(checked_url(new.url, allowed), allowed)
+
+
+def make(session: Session, caller: Caller, new: NewWebhook, idempotency_key: str | None) -> Webhook:
+    """Store a webhook with a new secret, or find the one that an earlier try of the same request stored."""
+    identity = uuid7()
+    if idempotency_key is not None:
+        digest = hashlib.sha256(b"webhook" + new.model_dump_json().encode()).hexdigest()
+        made = idempotency.remember(session, caller.team, idempotency_key, digest, identity)
+        if made != identity:
+            return owned_row(session, Webhook, caller.team, made)
+    if len(webhooks.webhooks(session, caller.team)) >= _MOST:
+        raise Conflict(f"the team has {_MOST} webhooks already: delete one first")
+    row = Webhook(id=identity, team_id=caller.team, url=new.url, secret=new_secret(), events=list(new.events))
+    session.add(row)
+    session.flush()
+    session.refresh(row)
+    return row
+
+
+def new_secret() -> str:
+    """A secret as Standard Webhooks writes it: `whsec_` and 32 random bytes in base64."""
+    return _SECRET_MARK + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
+
+
+def key_of(secret: str) -> bytes:
+    """The key of the signatures, out of the secret's text."""
+    return base64.b64decode(secret.removeprefix(_SECRET_MARK))

@@ -1,0 +1,116 @@
+"""Jobs that wait for the outputs of others: what they need, and the statements that let them go on or give them up."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Uuid, column, func, insert, select, values
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session, aliased
+
+from db.jobs import append_events, moved_to
+from db.models import Job, JobDependency
+from vlyard.jobs.state import State
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A job whose output another one waits for, as it is now."""
+
+    job: UUID
+    state: State
+    artefacts: Mapping[str, str]  # what it made, once it has succeeded: the artefacts' ids by their names
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A job that waits, and is locked until the transaction ends."""
+
+    job: UUID
+    team: UUID
+    kind: str
+    spec: Mapping[str, Any]
+    needs: Sequence[tuple[str, str, Needed]]  # (pointer, output, the job that has it)
+
+
+def lock_needed(session: Session, team: UUID, jobs: Iterable[UUID]) -> Mapping[UUID, Needed]:
+    """Those of these jobs that are the team's. None of them can end before this transaction has.
+
+    So whoever ends one of them sees what was stored to wait for it.
+    """
+    wanted = sorted(set(jobs))
+    if not wanted:
+        return {}
+    query = select(Job.id, Job.state, Job.result).where(Job.team_id == team, Job.id.in_(wanted)).order_by(Job.id)
+    return {row.id: _needed(row.id, row.state, row.result) for row in session.execute(query.with_for_update(read=True))}
+
+
+def insert_needs(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Store what jobs wait for, in one statement."""
+    if rows:
+        session.execute(insert(JobDependency), rows)
+
+
+def lock_waiting_for(session: Session, jobs: Iterable[UUID]) -> Sequence[Blocked]:
+    """The blocked jobs that need any of these, with everything that they need.
+
+    What they need is read after they are locked: of two transactions that end the last two jobs that one waits for,
+    the later sees both ends.
+    """
+    waiting = select(JobDependency.job_id).where(JobDependency.needs_id.in_(list(jobs)))
+    query = select(Job.id, Job.team_id, Job.kind, Job.spec).where(Job.id.in_(waiting), Job.state == State.BLOCKED)
+    locked = session.execute(query.order_by(Job.id).with_for_update(key_share=True)).all()
+    if not locked:
+        return ()
+    needs: dict[UUID, list[tuple[str, str, Needed]]] = {row.id: [] for row in locked}
+    other = aliased(Job)
+    everything = (
+        select(JobDependency, other.state, other.result)
+        .join(other, other.id == JobDependency.needs_id)
+        .where(JobDependency.job_id.in_(list(needs)))
+        .order_by(JobDependency.job_id, JobDependency.pointer)
+    )
+    for link, state, result in session.execute(everything):
+        needs[link.job_id].append((link.pointer, link.output, _needed(link.needs_id, state, result)))
+    return [Blocked(row.id, row.team_id, row.kind, row.spec, needs[row.id]) for row in locked]
+
+
+def release(session: Session, specs: Mapping[UUID, Mapping[str, Any]]) -> None:
+    """Queue blocked jobs, each with the specification that it can run with."""
+    if specs:
+        given = _given("spec", specs)
+        statement = (
+            moved_to(State.QUEUED, State.BLOCKED)
+            .where(Job.id == given.c.id)
+            .values(spec=given.c.spec, available_at=func.now())
+            .returning(Job.id, Job.last_event)
+        )
+        moved = session.execute(statement).all()
+        append_events(session, [(row.id, row.last_event, {"state": State.QUEUED}) for row in moved])
+
+
+def give_up(session: Session, errors: Mapping[UUID, Mapping[str, Any]]) -> None:
+    """Fail blocked jobs, each with its error."""
+    if errors:
+        given = _given("error", errors)
+        statement = (
+            moved_to(State.FAILED, State.BLOCKED)
+            .where(Job.id == given.c.id)
+            .values(error=given.c.error, finished_at=func.now())
+            .returning(Job.id, Job.last_event)
+        )
+        moved = session.execute(statement).all()
+        rows = [(row.id, row.last_event, {"state": State.FAILED, "error": errors[row.id]}) for row in moved]
+        append_events(session, rows)
+
+
+def _needed(job: UUID, state: State, result: Mapping[str, Any] | None) -> Needed:
+    made = (result or {}).get("artefacts", {}) if state is State.SUCCEEDED else {}
+    return Needed(job, state, made)
+
+
+def _given(name: str, rows: Mapping[UUID, Mapping[str, Any]]) -> Any:
+    return values(column("id", Uuid), column(name, JSONB), name="given").data(
+        [(job, dict(v)) for job, v in rows.items()]
+    )

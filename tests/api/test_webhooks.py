@@ -1,0 +1,118 @@
+"""/v1/webhooks: made with a secret that is shown once, looked at, tried out, deleted."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from control.delivering import Deliverer
+from control.settings import Settings
+from db.session import Database
+from tests.api.conftest import Join
+from tests.api.visitor import Visitor
+from tests.receiver import Receiver
+
+NOBODY = "http://127.0.0.1:1/"  # allowed here, and nobody listens
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver().open() as receiver:
+        yield receiver
+
+
+def make(visitor: Visitor, url: str = NOBODY, *events: str, **more: Any) -> dict[str, Any]:
+    reply = visitor.post("/v1/webhooks", {"url": url, "events": list(events) or ["job.cancelled"]}, **more)
+    assert reply.status_code == 201, reply.text
+    return dict(reply.json())
+
+
+def test_the_secret_is_shown_when_the_webhook_is_made_and_never_again(visitor: Visitor) -> None:
+    made = make(visitor)
+    assert made["secret"].startswith("whsec_")
+    shown = {**made, "secret": None}
+    assert visitor.get(f"/v1/webhooks/{made['id']}").json() == shown
+    assert visitor.get("/v1/webhooks").json() == {"data": [shown]}
+
+
+def test_a_retry_of_the_request_finds_the_same_webhook_and_its_secret(visitor: Visitor) -> None:
+    first, second = (make(visitor, headers={"Idempotency-Key": "once"}) for _ in range(2))
+    assert first == second
+    assert len(visitor.get("/v1/webhooks").json()["data"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"url": "https://10.0.0.1/", "events": ["job.failed"]}, "/url"),
+        ({"url": "http://93.184.216.34/", "events": ["job.failed"]}, "/url"),
+        ({"url": "", "events": ["job.failed"]}, "/url"),
+        ({"url": NOBODY, "events": []}, "/events"),
+        ({"url": NOBODY, "events": ["job.exploded"]}, "/events/0"),
+        ({"url": NOBODY}, "/events"),
+        ({"url": NOBODY, "events": ["job.failed"], "secret": "mine"}, "/secret"),
+    ],
+)
+def test_a_webhook_that_cannot_be_is_refused_with_its_reason(
+    visitor: Visitor, body: dict[str, Any], pointer: str
+) -> None:
+    reply = visitor.post("/v1/webhooks", body)
+    assert reply.status_code == 422
+    assert [error["pointer"] for error in reply.json()["errors"]] == [pointer]
+
+
+def test_a_stranger_learns_nothing_of_names_and_addresses(visitor: Visitor) -> None:
+    body = {"url": "https://10.0.0.1/", "events": ["job.failed"]}
+    headers = {"Authorization": "Bearer vly_000000000000_" + 64 * "0"}
+    assert visitor.client.post("/v1/webhooks", json=body, headers=headers).status_code == 401
+
+
+def test_a_ping_is_sent_at_once_and_its_answer_told(visitor: Visitor, receiver: Receiver) -> None:
+    made = make(visitor, receiver.url)
+    receiver.answers = [200, 500]
+    good, bad = (visitor.post(f"/v1/webhooks/{made['id']}/test").json() for _ in range(2))
+    assert good == {"id": receiver.received[0].id, "delivered": True, "status": 200, "error": None}
+    assert bad == {"id": receiver.received[1].id, "delivered": False, "status": 500, "error": "answered 500"}
+    message = receiver.received[0].verified(made["secret"])
+    assert message == {"type": "ping", "timestamp": message["timestamp"], "data": {"webhook": made["id"]}}
+
+
+def test_a_ping_to_nobody_says_so(visitor: Visitor) -> None:
+    reply = visitor.post(f"/v1/webhooks/{make(visitor)['id']}/test").json()
+    assert (reply["delivered"], reply["status"]) == (False, None)
+    assert reply["error"]
+
+
+def test_the_end_of_a_job_is_delivered_and_listed(
+    visitor: Visitor, receiver: Receiver, database: Database, api_settings: Settings
+) -> None:
+    made = make(visitor, receiver.url, "job.cancelled", "job.failed")
+    job = visitor.submit()["id"]
+    visitor.post(f"/v1/jobs/{job}/cancel")
+    path = f"/v1/webhooks/{made['id']}/deliveries"
+    [waiting] = visitor.get(path).json()["data"]
+    assert (waiting["type"], waiting["job"], waiting["state"], waiting["tries"]) == ("job.cancelled", job, "pending", 0)
+    while Deliverer(database, api_settings).tick():  # other tests' messages too
+        pass
+    [sent] = visitor.get(path).json()["data"]
+    assert (sent["state"], sent["tries"], sent["last_status"], sent["next_at"]) == ("delivered", 1, 204, None)
+    assert sent["id"] == receiver.received[0].id
+
+
+def test_a_deleted_webhook_is_told_nothing_more(visitor: Visitor, receiver: Receiver) -> None:
+    made = make(visitor, receiver.url)
+    visitor.post(f"/v1/jobs/{visitor.submit()['id']}/cancel")
+    assert visitor.call("DELETE", f"/v1/webhooks/{made['id']}").status_code == 204
+    assert visitor.get(f"/v1/webhooks/{made['id']}").status_code == 404
+    visitor.post(f"/v1/jobs/{visitor.submit()['id']}/cancel")
+    assert visitor.get("/v1/webhooks").json() == {"data": []}
+
+
+def test_a_stranger_neither_deletes_nor_tries_out_a_webhook(join: Join, receiver: Receiver) -> None:
+    owner, stranger = join(), join()
+    made = make(owner, receiver.url)
+    assert stranger.call("DELETE", f"/v1/webhooks/{made['id']}").status_code == 404
+    assert stranger.post(f"/v1/webhooks/{made['id']}/test").status_code == 404
+    assert receiver.received == []
+    assert owner.get(f"/v1/webhooks/{made['id']}").status_code == 200
+    assert stranger.get("/v1/webhooks").json() == {"data": []}

@@ -1,0 +1,147 @@
+"""`vlyard run`, `retry` and `clone` as a user runs them, and the client's calls below them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tests.language.small_api import KEY, SmallApi, serving
+from tests.language.test_cli import run
+from vlyard.client import Client
+from vlyard.errors import InvalidInput
+from vlyard.jobs.noop import NoopSpec
+from vlyard.jobs.view import Changes, Entry
+
+DONE = {"state": "succeeded", "attempt": 1, "result": {}}
+FAILED = {"state": "failed", "error": {"code": "user_error", "message": "no such luck", "blame": "user"}}
+PIPELINE = """
+jobs:
+  - name: convert
+    labels: {site: north}
+    spec: {kind: conversion, source: "file:street.zip", prompt: "file:street.zip is a text here"}
+  - name: again
+    spec: {kind: conversion, source: "file:street.zip"}
+  - spec: {kind: inference, image: "ref:convert/contact_sheet", prompt: "Why?"}
+"""
+
+
+@pytest.fixture
+def api() -> Iterator[SmallApi]:
+    with serving(SmallApi()) as api:
+        yield api
+
+
+@pytest.fixture
+def client(api: SmallApi) -> Iterator[Client]:
+    with Client(api.url, KEY) as client:
+        yield client
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Path:
+    (tmp_path / "street.zip").write_bytes(b"labels")
+    (tmp_path / "pipeline.yaml").write_text(PIPELINE)
+    return tmp_path / "pipeline.yaml"
+
+
+def posted(api: SmallApi, path: str) -> Any:
+    """The one body that was posted there."""
+    [body] = [asked.body for asked in api.asked if (asked.method, asked.path) == ("POST", path)]
+    return json.loads(body)
+
+
+def test_a_pipeline_uploads_its_files_once_submits_its_jobs_together_and_shows_their_ends(
+    api: SmallApi, pipeline: Path
+) -> None:
+    api.life = [{"state": "queued"}, DONE]
+
+    ran = run(api, "run", pipeline)
+
+    assert (ran.returncode, ran.stderr.strip()) == (0, "")
+    [artefact] = api.artefacts.values()
+    assert api.objects[f"/s3/{artefact.id}"] == b"labels"
+    convert, again, look = posted(api, "/v1/jobs:batch")["jobs"]
+    assert convert["spec"]["source"] == again["spec"]["source"] == str(artefact.id)
+    assert convert["spec"]["prompt"] == "file:street.zip is a text here"
+    assert (convert["name"], convert["labels"]) == ("convert", {"site": "north"})
+    assert (look["name"], look["spec"]["image"]) == (None, "ref:convert/contact_sheet")
+    assert [line.split()[:3] for line in ran.stdout.splitlines()[1:3]] == [
+        ["convert", "conversion", "succeeded"],
+        ["again", "conversion", "succeeded"],
+    ]
+
+
+def test_a_pipeline_fails_where_a_job_of_it_does_and_says_which(api: SmallApi, pipeline: Path) -> None:
+    api.life = [FAILED]
+
+    ran = run(api, "run", pipeline, "--json")
+
+    jobs = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert ran.returncode == 1
+    assert [job["state"] for job in jobs] == ["failed"] * 3
+    assert "3 of 3 jobs did not succeed" in ran.stderr
+    assert f"job {jobs[0]['id']}: no such luck" in ran.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("jobs: [{spec: {kind: conversion, source: 'file:nowhere.zip'}}]", "there is no such file"),
+        ("jobs: [{spec: {kind: conversion}}]", "source"),
+        ("jobs: []", "/jobs"),
+        ("- kind: noop", "valid"),
+    ],
+)
+def test_a_pipeline_that_is_none_is_refused_before_anything_is_sent(
+    api: SmallApi, tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "wrong.yaml").write_text(text)
+
+    ran = run(api, "run", tmp_path / "wrong.yaml")
+
+    assert ran.returncode == 2
+    assert said in ran.stderr
+    assert api.asked == []
+
+
+def test_a_job_is_retried_and_cloned_with_changes(api: SmallApi) -> None:
+    job = api.add_job(state="failed", spec={"kind": "noop", "echo": "a"})
+
+    again = json.loads(run(api, "retry", str(job.id), "--json").stdout)
+    changes = ("--set", "spec.echo=Why: me?", "--set", "spec.seconds=2", "--set", "priority=7", "--set", "labels.try=b")
+    cloned = json.loads(run(api, "clone", str(job.id), *changes, "--json").stdout)
+
+    assert (again["cloned_from"], again["spec"]) == (str(job.id), {"kind": "noop", "echo": "a"})
+    assert cloned["spec"] == {"kind": "noop", "echo": "Why: me?", "seconds": 2}
+    assert (cloned["priority"], cloned["labels"], cloned["cloned_from"]) == (7, {"try": "b"}, str(job.id))
+
+
+@pytest.mark.parametrize("change", ["echo", "=a", "nothing=1", "priority=1000", "priority.x=1"])
+def test_a_change_that_is_none_is_refused(api: SmallApi, change: str) -> None:
+    job = api.add_job()
+
+    ran = run(api, "clone", str(job.id), "--set", change)
+
+    assert (ran.returncode, api.asked) == (2, [])
+
+
+def test_many_jobs_are_submitted_with_one_call_and_come_back_in_order(api: SmallApi, client: Client) -> None:
+    jobs = client.submit_many([Entry(spec=NoopSpec(echo=str(at)), labels={"at": str(at)}) for at in range(3)])
+    assert [job.labels for job in jobs] == [{"at": "0"}, {"at": "1"}, {"at": "2"}]
+    assert len(api.asked) == 1
+    with pytest.raises(InvalidInput):
+        client.submit_many([])
+
+
+def test_the_client_repeats_changes_moves_and_labels_jobs(api: SmallApi, client: Client) -> None:
+    job = client.submit(NoopSpec(), labels={"a": "b"})
+    assert job.labels == {"a": "b"}
+    assert client.retry(job.id).cloned_from == job.id
+    assert client.clone(job.id, Changes(pool="night")).pool == "night"
+    assert client.reprioritise(job.id, 5).priority == 5
+    assert isinstance(client.clone(job.id).id, UUID)
+    with pytest.raises(InvalidInput):
+        client.reprioritise(job.id, 101)

@@ -1,0 +1,116 @@
+"""`vlyard run`: a file of jobs that feed each other, submitted as one batch and followed to their ends."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from vlyard.cli.reading import read
+from vlyard.client import Client
+from vlyard.client.problems import invalid
+from vlyard.errors import Complaint, InvalidInput, JobFailed
+from vlyard.jobs.state import TERMINAL, State
+from vlyard.jobs.view import Batch, Entry, Job
+
+FILE = "file:"  # begins an artefact field's value that names a file on this machine
+LOOK = 1.0  # seconds that one look at a job waits for its end
+PIPED_WIDTH = 160  # columns where there is no terminal to ask
+STYLES = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.RUNNING: "cyan"}
+
+
+def run(
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="A YAML or JSON file, or - for standard input.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, one job a line.")] = False,
+) -> None:
+    """Run the jobs of a file, each as soon as what it needs is there; fail if any of them fails."""
+    data, where = read(pipeline)
+    texts: dict[str, str] = {}
+    marked = _checked(_each_text(data, lambda text: _mark(text, texts)), where)
+    inputs = {str(input) for entry in marked.jobs for input in entry.spec.inputs()}
+    folder = Path() if pipeline == "-" else Path(pipeline).parent
+    files = {mark: _file(folder, text, where) for mark, text in texts.items() if mark in inputs}
+    with Client() as client:
+        uploaded = {path: str(client.upload(path).id) for path in sorted(set(files.values()))}
+        meant = texts | {mark: uploaded[path] for mark, path in files.items()}
+        batch = _checked(_each_text(marked.model_dump(mode="json"), lambda text: meant.get(text, text)), where)
+        ended = _follow(client, batch.jobs, client.submit_many(batch.jobs))
+    if as_json:
+        for job in ended:
+            print(job.model_dump_json())
+    else:
+        _console(stderr=False).print(_table(batch.jobs, ended))
+    _fail_if_any_did(ended)
+
+
+def _checked(data: object, where: str) -> Batch:
+    try:
+        return Batch.model_validate(data)
+    except ValidationError as error:
+        raise invalid(error, where) from error
+
+
+def _each_text(data: Any, change: Callable[[str], str]) -> Any:
+    """The data with every text in it changed."""
+    if isinstance(data, Mapping):
+        return {key: _each_text(value, change) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_each_text(value, change) for value in data]
+    return change(data) if isinstance(data, str) else data
+
+
+def _mark(text: str, texts: dict[str, str]) -> str:
+    """Stands in for a text that may name a file: which fields take artefacts, only their specification knows."""
+    if not text.startswith(FILE):
+        return text
+    mark = str(uuid4())
+    texts[mark] = text
+    return mark
+
+
+def _file(folder: Path, text: str, where: str) -> Path:
+    path = folder / text.removeprefix(FILE)
+    if not path.is_file():
+        complaint = Complaint(text, "there is no such file", f"paths are relative to the folder of {where}")
+        raise InvalidInput(f"{where} is not valid", [complaint])
+    return path
+
+
+def _follow(client: Client, entries: Sequence[Entry], jobs: Sequence[Job]) -> Sequence[Job]:
+    """The jobs once all have ended; meanwhile a table on the terminal says how far each is."""
+    now: dict[UUID, Job] = {job.id: job for job in jobs}
+    console = _console(stderr=True)
+    with Live(_table(entries, jobs), console=console, transient=True, auto_refresh=console.is_terminal) as live:
+        while waiting := [job for job in now.values() if job.state not in TERMINAL]:
+            for at, job in enumerate(waiting):
+                now[job.id] = client.job(job.id, wait=0 if at else LOOK)
+            live.update(_table(entries, list(now.values())))
+    return list(now.values())
+
+
+def _table(entries: Sequence[Entry], jobs: Sequence[Job]) -> Table:
+    table = Table("NAME", "KIND", "STATE", "PROGRESS", "ID", box=None, pad_edge=False)
+    table.columns[-1].no_wrap = True
+    for entry, job in zip(entries, jobs, strict=True):
+        said = job.error.message if job.error else job.progress.text if job.progress else ""
+        table.add_row(entry.name or "", job.kind, job.state, said, str(job.id), style=STYLES.get(job.state, ""))
+    return table
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPED_WIDTH
+    return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
+
+
+def _fail_if_any_did(ended: Sequence[Job]) -> None:
+    bad = [job for job in ended if job.state is not State.SUCCEEDED]
+    if bad:
+        said = [Complaint(f"job {job.id}", job.error.message if job.error else f"it is {job.state}") for job in bad]
+        raise JobFailed(f"{len(bad)} of {len(ended)} jobs did not succeed", said)

@@ -1,0 +1,64 @@
+"""What users write into files: a specification, or any JSON or YAML, with faults told by file and line."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from vlyard.client.problems import invalid
+from vlyard.errors import Complaint, InvalidInput
+from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.spec import Spec
+
+
+def read_spec(source: str) -> Spec:
+    """Read a job's specification from a JSON or YAML file, or from standard input where `source` is "-".
+
+    Raises `InvalidInput` that names the file and the line or the field.
+    """
+    data, where = read(source)
+    if not isinstance(data, dict):
+        raise InvalidInput(f"{where} is no job: it has to be a mapping with `kind` and the kind's fields")
+    row = KINDS.get(str(data.get("kind")))
+    if row is None:
+        complaint = Complaint("/kind", f"there is no kind {data.get('kind')!r}", f"kinds are {', '.join(KINDS)}")
+        raise InvalidInput(f"{where} is not valid", [complaint])
+    try:
+        return row.spec.model_validate(data)
+    except ValidationError as error:
+        raise invalid(error, where) from error
+
+
+def read(source: str) -> tuple[Any, str]:
+    """What a JSON or YAML file holds, and what to call the file; "-" is standard input."""
+    where = "standard input" if source == "-" else source
+    return _parsed(_text(source, where), where), where
+
+
+def _text(source: str, where: str) -> str:
+    try:
+        return sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
+    except OSError as error:
+        raise InvalidInput(f"{where} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{where} is not text in UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if where.endswith(".json"):
+            complaint = Complaint(f"{where}:{error.lineno}", error.msg)
+            raise InvalidInput(f"{where} is not JSON", [complaint]) from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        complaint = Complaint(f"{where}:{line}", error.problem or "it cannot be parsed")
+        raise InvalidInput(f"{where} is neither JSON nor YAML", [complaint]) from error
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{where} is neither JSON nor YAML: {error}") from error

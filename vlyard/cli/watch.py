@@ -1,0 +1,97 @@
+"""The commands that follow a job while it runs: watch, logs."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from vlyard.cli.jobs import AsJson, JobId
+from vlyard.client import Client
+from vlyard.jobs.events import Event
+from vlyard.jobs.view import Failure, Progress
+
+_WHOLE_FROM = 100.0  # a rate is told without its fraction
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file to the command line."""
+    for command in (watch, logs):
+        app.command()(command)
+
+
+def watch(id: JobId, as_json: AsJson = False) -> None:
+    """Follow a job to its end, as it happens; fail if it fails. With --json, one event a line."""
+    with Client() as client:
+        with _screen() as bars:
+            for event in client.events(id):
+                if as_json:
+                    print(event.model_dump_json(), flush=True)
+                elif event.type == "progress" and sys.stdout.isatty():
+                    _draw(bars, event)
+                else:
+                    bars.console.out(_line(event), highlight=False)
+        client.result(client.job(id))  # a job that failed fails the command
+
+
+def logs(
+    id: JobId,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="The attempt's number; the newest one's if not given.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the attempt has ended.")] = False,
+) -> None:
+    """Print what a job's handler said."""
+    with Client() as client:
+        for text in client.log(id, attempt, follow=follow):
+            print(text, end="", flush=True)
+
+
+@contextmanager
+def _screen() -> Iterator[Bars]:
+    """Lines on standard output, and below them a bar where somebody looks at it."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    console = Console(markup=False, highlight=False, emoji=False)
+    with Bars(*columns, console=console, transient=True, disable=not sys.stdout.isatty()) as bars:
+        yield bars
+
+
+def _draw(bars: Bars, event: Event) -> None:
+    now = Progress.model_validate(event.data, extra="ignore")
+    bar = next(iter(bars.task_ids), None)
+    if bar is None:
+        bar = bars.add_task("", total=None)
+    total = None if now.fraction is None else 1.0
+    bars.update(bar, description=progress_text(now), total=total, completed=now.fraction or 0.0)
+
+
+def _line(event: Event) -> str:
+    """An event as people read it."""
+    return f"{event.at.astimezone():%H:%M:%S}  {_what(event)}"
+
+
+def _what(event: Event) -> str:
+    if event.type == "progress":
+        return progress_text(Progress.model_validate(event.data, extra="ignore"))
+    attempt = f", attempt {event.data['attempt']}" if event.data.get("attempt") else ""
+    asked = ", asked to stop" if event.data.get("cancel_requested") else ""
+    error = event.data.get("error")
+    why = f": {Failure.model_validate(error, extra='ignore').message}" if error else ""
+    return f"{event.data.get('state', event.type)}{attempt}{asked}{why}"
+
+
+def progress_text(progress: Progress) -> str:
+    """How far a job is, in one line."""
+    percent = "" if progress.fraction is None else f"{progress.fraction:.0%}"
+    rate = "" if progress.rate is None else f"{_number(progress.rate)} {progress.unit or ''}".strip() + "/s"
+    left = "" if progress.eta_seconds is None else f"{timedelta(seconds=round(progress.eta_seconds))} left"
+    return " · ".join(part for part in (percent, progress.text, rate, left) if part)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= _WHOLE_FROM else f"{value:.3g}"

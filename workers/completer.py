@@ -1,0 +1,115 @@
+"""Records how attempts ended, many in one transaction.
+
+Handlers hand over an ending and go on; a thread of its own records whatever has come in since it last looked. While
+the database is away it goes on trying, for as long as the leases can stand; an ending whose lease is lost is dropped,
+because somebody else may have the job by now.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+import structlog
+
+from control import lifecycle
+from control.failures import failure_of
+from control.lifecycle import Ending, Rules
+from db import logs
+from db.logs import Piece
+from db.models import Outcome
+from db.queue import Pair
+from db.session import Database
+from vlyard.errors import StaleAttempt, Unavailable
+from vlyard.jobs.state import State
+from workers.lease import Hold
+
+log = structlog.get_logger()
+
+_AT_ONCE = 256  # endings in one transaction
+_PAUSE_SECONDS = 0.5  # before trying again where the database is away
+
+
+@dataclass(frozen=True)
+class _Handed:
+    ending: Ending
+    hold: Hold
+    recorded: Callable[[State | None], None]  # with the job's new state, or None where the attempt was not its own
+
+
+class Completer:
+    """Records the endings of one worker."""
+
+    def __init__(self, database: Database, worker: UUID, rules: Rules, ended: Callable[[], None]) -> None:
+        self._database = database
+        self._worker = worker
+        self._rules = rules
+        self._ended = ended  # called after each transaction
+        self._handed: list[_Handed] = []
+        self._lock = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="completer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Record what was handed over, and end."""
+        with self._lock:
+            self._stopped = True
+            self._lock.notify()
+        self._thread.join(timeout=30)
+
+    def hand_over(self, ending: Ending, hold: Hold, recorded: Callable[[State | None], None]) -> None:
+        """Have an ending recorded, soon; `recorded` is called from another thread when it is."""
+        with self._lock:
+            self._handed.append(_Handed(ending, hold, recorded))
+            self._lock.notify()
+
+    def _run(self) -> None:
+        while batch := self._next():
+            states = self._record(batch)
+            self._ended()
+            for each in batch:
+                each.recorded(states.get(each.ending.pair))
+
+    def _next(self) -> Sequence[_Handed]:
+        with self._lock:
+            while not self._handed and not self._stopped:
+                self._lock.wait()
+            batch, self._handed = self._handed[:_AT_ONCE], self._handed[_AT_ONCE:]
+            return batch
+
+    def _record(self, batch: Sequence[_Handed]) -> Mapping[Pair, State]:
+        """The new states of the jobs whose endings could be recorded."""
+        try:
+            return self._persist([each for each in batch if not _is_lost(each)])
+        except Exception as error:
+            # Something in one of them is not to the database's liking: find it, and have it fail by itself.
+            log.exception("endings cannot be recorded", count=len(batch))
+            if len(batch) == 1:
+                (only,) = batch
+                failed = Ending(only.ending.pair, Outcome.FAILED, failure=failure_of(error), spent=only.ending.spent)
+                return self._persist([replace(only, ending=failed)])
+            return {pair: state for each in batch for pair, state in self._record([each]).items()}
+
+    def _persist(self, batch: Sequence[_Handed]) -> Mapping[Pair, State]:
+        while batch:
+            try:
+                with self._database.transaction() as session:
+                    logs.append(session, self._worker, [piece for each in batch for piece in _last_words(each.hold)])
+                    return lifecycle.finish(session, self._worker, [each.ending for each in batch], self._rules)
+            except Unavailable as error:
+                log.warning("endings not recorded yet", count=len(batch), reason=str(error))
+                time.sleep(_PAUSE_SECONDS)
+            batch = [each for each in batch if not _is_lost(each)]
+        return {}
+
+
+def _last_words(hold: Hold) -> Sequence[Piece]:
+    return hold.log.pending() if hold.log else ()
+
+
+def _is_lost(handed: _Handed) -> bool:
+    return isinstance(handed.hold.stop_reason, StaleAttempt)
