@@ -16,7 +16,7 @@ from uuid_utils.compat import uuid7
 from control.wakeup import Channel
 from db.models import Attempt, Job, JobEvent, Outcome
 from tests.system import System
-from vlyard.jobs.kinds import KINDS, Device
+from vlyard.jobs.kinds import Device
 from vlyard.jobs.state import State
 
 JOBS = 9_000
@@ -68,7 +68,7 @@ def test_nine_thousand_jobs_under_a_killed_worker_every_half_second_all_succeed_
             "device": Device.CPU,
             "spec": {"kind": "noop", "echo": str(number)},
             "state": State.QUEUED,
-            "max_attempts": KINDS["noop"].max_attempts,
+            "max_attempts": 10,  # where workers die this often, one job can be lost alone three times by mere chance
         }
         for number in range(JOBS)
     ]
