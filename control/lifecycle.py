@@ -15,9 +15,10 @@ from sqlalchemy.orm import Session
 from control.endings import Ended, follow_up
 from control.failures import failure_of
 from control.retrying import Backoff, retry_delay
-from db import artefacts, jobs, queue
+from db import artefacts, jobs, leases
 from db.models import Artefact, Job, Outcome
 from db.owned import owned_row
+from db.queue import Pair
 from vlyard.errors import Blame, Conflict, InvalidInput, WorkerLost
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Failure
@@ -27,7 +28,7 @@ from vlyard.jobs.view import Failure
 class Work:
     """A claimed job with everything that its handler needs from the database."""
 
-    claimed: queue.Claimed
+    claimed: leases.Claimed
     inputs: Sequence[Artefact]
 
 
@@ -35,7 +36,7 @@ class Work:
 class Ending:
     """How an attempt ended."""
 
-    pair: queue.Pair
+    pair: Pair
     outcome: Outcome
     result: Mapping[str, Any] | None = None
     failure: Failure | None = None
@@ -53,13 +54,13 @@ class Rules:
     rng: random.Random
 
 
-def claim(session: Session, worker: UUID, pairs: Sequence[queue.Pair], rules: Rules) -> Sequence[queue.Claimed]:
+def claim(session: Session, worker: UUID, pairs: Sequence[Pair], rules: Rules) -> Sequence[leases.Claimed]:
     """Take dispatched jobs, in the order of `pairs`; without those whose doorbell was stale, doubled or late."""
-    claimed = {(job.job, job.attempt): job for job in queue.claim(session, worker, pairs, rules.lease_seconds)}
+    claimed = {(job.job, job.attempt): job for job in leases.claim(session, worker, pairs, rules.lease_seconds)}
     return [claimed[pair] for pair in pairs if pair in claimed]
 
 
-def inputs_of(session: Session, claimed: queue.Claimed, wanted: Sequence[UUID]) -> Sequence[Artefact]:
+def inputs_of(session: Session, claimed: leases.Claimed, wanted: Sequence[UUID]) -> Sequence[Artefact]:
     """The artefacts that a claimed job reads, in the order asked for."""
     found = {artefact.id: artefact for artefact in artefacts.ready(session, claimed.team, wanted)}
     missing = [identity for identity in wanted if identity not in found]
@@ -68,10 +69,10 @@ def inputs_of(session: Session, claimed: queue.Claimed, wanted: Sequence[UUID]) 
     return [found[identity] for identity in wanted]
 
 
-def finish(session: Session, worker: UUID, endings: Sequence[Ending], rules: Rules) -> Mapping[queue.Pair, State]:
+def finish(session: Session, worker: UUID, endings: Sequence[Ending], rules: Rules) -> Mapping[Pair, State]:
     """Record how attempts ended; returns their jobs' new states, without the attempts that are not its own any more."""
     by_pair = {ending.pair: ending for ending in endings}
-    held = {(job.job, job.attempt): job for job in queue.lock_held(session, worker, list(by_pair))}
+    held = {(job.job, job.attempt): job for job in leases.lock_held(session, worker, list(by_pair))}
     made = [row for pair, job in held.items() for row in _made_by(job, by_pair[pair])]
     artefacts.insert_ready(session, made)
     return _conclude(session, [(job, by_pair[pair]) for pair, job in held.items()], rules)
@@ -80,7 +81,7 @@ def finish(session: Session, worker: UUID, endings: Sequence[Ending], rules: Rul
 def reap(session: Session, rules: Rules, limit: int = 500) -> int:
     """Close the attempts whose leases have run out; returns how many."""
     lost = failure_of(WorkerLost())
-    expired = queue.lock_expired(session, limit)
+    expired = leases.lock_expired(session, limit)
     _conclude(session, [(job, Ending((job.job, job.attempt), Outcome.LOST, failure=lost)) for job in expired], rules)
     return len(expired)
 
@@ -96,18 +97,18 @@ def cancel(session: Session, team: UUID, job: UUID) -> Job:
     return row
 
 
-def _conclude(session: Session, ended: Sequence[tuple[queue.Held, Ending]], rules: Rules) -> Mapping[queue.Pair, State]:
+def _conclude(session: Session, ended: Sequence[tuple[leases.Held, Ending]], rules: Rules) -> Mapping[Pair, State]:
     closings = [_closing(job, ending, rules) for job, ending in ended]
     if closings:
-        queue.end_attempts(session, closings)
+        leases.end_attempts(session, closings)
     over = [Ended(each.held.job, each.held.team, each.target) for each in closings if each.target in TERMINAL]
     follow_up(session, over)
     return {(each.held.job, each.held.attempt): each.target for each in closings}
 
 
-def _closing(job: queue.Held, ending: Ending, rules: Rules) -> queue.Closing:
+def _closing(job: leases.Held, ending: Ending, rules: Rules) -> leases.Closing:
     """What becomes of a job whose attempt ended so."""
-    closing = queue.Closing(job, ending.outcome, State.SUCCEEDED, job.failures, spent=ending.spent)
+    closing = leases.Closing(job, ending.outcome, State.SUCCEEDED, job.failures, spent=ending.spent)
     if ending.outcome is Outcome.SUCCEEDED:
         return replace(closing, result=ending.result)
     error = ending.failure.model_dump(mode="json") if ending.failure else None
@@ -125,7 +126,7 @@ def _closing(job: queue.Held, ending: Ending, rules: Rules) -> queue.Closing:
     return replace(closing, target=State.QUEUED, failures=failures, error=error, delay=delay, alone=alone)
 
 
-def _made_by(job: queue.Held, ending: Ending) -> list[Mapping[str, Any]]:
+def _made_by(job: leases.Held, ending: Ending) -> list[Mapping[str, Any]]:
     own = {"team_id": job.team, "job_id": job.job, "attempt": job.attempt}
     made = [*ending.artefacts] if ending.outcome is Outcome.SUCCEEDED else []
     return [{**row, **own} for row in [*made, *([ending.log] if ending.log else [])]]

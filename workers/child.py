@@ -33,7 +33,7 @@ def _attempt(assignment: Assignment, speech: BinaryIO) -> Report:
         context = Context(
             job=assignment.job,
             attempt=assignment.attempt,
-            folder=assignment.folder,
+            scratch=assignment.folder,
             inputs={file.id: file for file in assignment.inputs},
             store=ArtefactStore(load_settings()),
             prefix=assignment.prefix,

@@ -32,7 +32,7 @@ class Context:
 
     job: UUID
     attempt: int
-    folder: Path  # scratch space, removed after the attempt
+    scratch: Path  # where its folder goes, if it needs one; removed after the attempt
     inputs: Mapping[UUID, Stored]
     store: Store
     prefix: str  # the attempt's own place in the store; two attempts never write the same key
@@ -40,6 +40,12 @@ class Context:
     check: Callable[[], None]  # raises `Cancelled` or `TimeLimitExceeded` when it is time to stop
     say: Callable[[str], None] = print  # where lines of the log go; a process of its own logs what it prints
     published: list[Stored] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """The attempt's scratch folder, made when it is first asked for: many jobs never need one."""
+        self.scratch.mkdir(mode=0o700, exist_ok=True)
+        return self.scratch
 
     def input(self, artefact: UUID) -> Path:
         """Download an input artefact of the job; returns the local file, which carries the artefact's name."""

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import structlog
 
-from db import logs, queue, workers
+from db import leases, logs, workers
 from db.queue import Pair
 from db.session import Database
 from vlyard.errors import Cancelled, StaleAttempt, TimeLimitExceeded, Unavailable, VLyardError
@@ -137,12 +137,12 @@ class LeaseKeeper:
         pieces = [piece for hold in holds.values() if hold.log for piece in hold.log.pending()]
         with self._database.transaction() as session:
             workers.beat(session, self._worker)
-            renewed = queue.renew(session, self._worker, list(holds), self._lease) if holds else []
+            renewed = leases.renew(session, self._worker, list(holds), self._lease) if holds else []
             for pair, told in progress.items():
-                queue.record_progress(session, self._worker, pair, told.model_dump(mode="json"))
+                leases.record_progress(session, self._worker, pair, told.model_dump(mode="json"))
             logs.append(session, self._worker, pieces)
             if begun:
-                queue.note_starts(session, self._worker, {hold.pair: asked_at - hold.began_at for hold in begun})
+                leases.note_starts(session, self._worker, {hold.pair: asked_at - hold.began_at for hold in begun})
         for hold in begun:
             hold.start_noted = True
         for hold in holds.values():

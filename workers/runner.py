@@ -4,15 +4,16 @@ What a doorbell says is checked against the row: a stale, doubled or late one fi
 """
 
 import math
+import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 
@@ -22,8 +23,9 @@ from control.failures import failure_of
 from control.lifecycle import Ending, Rules
 from control.settings import Settings
 from control.uploads import stored
+from db.leases import Claimed
 from db.models import Outcome
-from db.queue import Claimed, Pair
+from db.queue import Pair
 from db.session import Database
 from vlyard.errors import Cancelled, StaleAttempt, VLyardError
 from vlyard.files import Stored
@@ -126,14 +128,15 @@ class Runner:
         spec = kind.spec.model_validate(claimed.spec)
         inputs = self._inputs(claimed, spec)
         prefix = _prefix(claimed)
-        with tempfile.TemporaryDirectory(prefix="vlyard-", dir=self.settings.work_dir) as folder:
+        with self._scratch() as folder:
             if kind.isolation is Isolation.PROCESS:
+                folder.mkdir(mode=0o700)
                 assignment = Assignment(
                     kind=kind.name,
                     spec=dict(claimed.spec),
                     job=claimed.job,
                     attempt=claimed.attempt,
-                    folder=Path(folder),
+                    folder=folder,
                     inputs=inputs,
                     prefix=prefix,
                 )
@@ -142,7 +145,7 @@ class Runner:
             context = Context(
                 job=claimed.job,
                 attempt=claimed.attempt,
-                folder=Path(folder),
+                scratch=folder,
                 inputs={file.id: file for file in inputs},
                 store=self.store,
                 prefix=prefix,
@@ -158,14 +161,25 @@ class Runner:
         if log.is_empty:
             return None
         try:
-            with tempfile.TemporaryDirectory(prefix="vlyard-", dir=self.settings.work_dir) as folder:
-                file = log.publish(self.store, Path(folder), _prefix(job))
+            with self._scratch() as folder:
+                folder.mkdir(mode=0o700)
+                file = log.publish(self.store, folder, _prefix(job))
         except (VLyardError, OSError) as error:
             logger.warning("log not stored", job=str(job.job), attempt=job.attempt, reason=str(error))
             return None
         finally:
             log.close()
         return None if file is None else asdict(file)
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """Where a folder may be made; whatever is there afterwards is removed."""
+        folder = Path(self.settings.work_dir or tempfile.gettempdir()) / f"vlyard-{uuid4().hex}"
+        try:
+            yield folder
+        finally:
+            if folder.exists():
+                shutil.rmtree(folder)
 
     def _inputs(self, claimed: Claimed, spec: Spec) -> Sequence[Stored]:
         wanted = spec.inputs()

@@ -16,7 +16,7 @@ from control.lifecycle import Ending, finish
 from control.rules import rules_from
 from control.settings import Settings
 from control.wakeup import Bell, Channel
-from db import queue
+from db import leases, queue
 from db.models import Outcome
 from db.session import Database
 from tests.api.visitor import Visitor
@@ -38,7 +38,7 @@ def end(database: Database, api_settings: Settings) -> Iterator[End]:
             worker = rows.worker(session)
             [rung] = queue.dispatch(session, [[UUID(job)]])
             [pair] = rung.pairs
-            queue.claim(session, worker, [pair], rows.LEASE)
+            leases.claim(session, worker, [pair], rows.LEASE)
             outcome = Outcome.FAILED if error else Outcome.SUCCEEDED
             ending = Ending(pair, outcome, result={"echo": "done"}, failure=failure_of(error) if error else None)
             finish(session, worker, [ending], rules_from(api_settings))
@@ -137,7 +137,7 @@ def test_a_running_job_shows_that_it_was_asked_to_stop(visitor: Visitor, databas
     job = visitor.submit()["id"]
     with database.transaction() as session:
         [rung] = queue.dispatch(session, [[UUID(job)]])
-        queue.claim(session, rows.worker(session), rung.pairs, rows.LEASE)
+        leases.claim(session, rows.worker(session), rung.pairs, rows.LEASE)
     reply = visitor.post(f"/v1/jobs/{job}/cancel").json()
     assert (reply["state"], reply["cancel_requested"]) == ("running", True)
 

@@ -15,7 +15,7 @@ from control import lifecycle
 from control.failures import failure_of
 from control.lifecycle import Ending, Rules
 from control.retrying import Backoff
-from db import queue
+from db import leases, queue
 from db.models import Artefact, Attempt, Job, Outcome
 from db.queue import Pair
 from db.session import Database
@@ -40,7 +40,7 @@ def jobs_of(session: Session, pairs: Sequence[Pair]) -> list[Job]:
 
 def run_alone(session: Session, worker: UUID, job: UUID, lease: float) -> Pair:
     [bell] = queue.dispatch(session, [[job]])
-    assert queue.claim(session, worker, bell.pairs, lease)
+    assert leases.claim(session, worker, bell.pairs, lease)
     [pair] = bell.pairs
     return pair
 
@@ -236,7 +236,7 @@ def test_a_lone_job_begins_when_it_is_claimed_and_one_in_company_when_its_turn_c
         lone = rows.running(session, owner, worker)
         first, second = rows.running_bundle(session, owner, worker, 2)
         # when the worker says that the first one's turn came ten seconds ago
-        queue.note_starts(session, worker, {first: 10.0})
+        leases.note_starts(session, worker, {first: 10.0})
         began = [seconds_since(session, job) for job, _ in (lone, first, second)]
         assert began == [pytest.approx(0), pytest.approx(10), None]
         assert all(job.claimed_at is not None for job in jobs_of(session, [lone, first, second]))
@@ -246,10 +246,10 @@ def test_a_start_is_noted_once_and_only_by_the_attempt_that_runs(database: Datab
     with database.transaction() as session:
         owner, worker = rows.team(session), rows.worker(session)
         noted, other = rows.running_bundle(session, owner, worker, 2)
-        queue.note_starts(session, worker, {noted: 10.0})
-        queue.note_starts(session, worker, {noted: 20.0})
-        queue.note_starts(session, rows.worker(session), {other: 20.0})
-        queue.note_starts(session, worker, {(other[0], other[1] - 1): 20.0})
+        leases.note_starts(session, worker, {noted: 10.0})
+        leases.note_starts(session, worker, {noted: 20.0})
+        leases.note_starts(session, rows.worker(session), {other: 20.0})
+        leases.note_starts(session, worker, {(other[0], other[1] - 1): 20.0})
         assert [seconds_since(session, job) for job, _ in (noted, other)] == [pytest.approx(10), None]
 
 
@@ -257,7 +257,7 @@ def test_a_job_that_ended_before_its_start_was_noted_began_as_long_ago_as_it_too
     with database.transaction() as session:
         owner, worker = rows.team(session), rows.worker(session)
         noted, quick, unlucky = rows.running_bundle(session, owner, worker, 3)
-        queue.note_starts(session, worker, {noted: 10.0})
+        leases.note_starts(session, worker, {noted: 10.0})
         endings = [Ending(pair, Outcome.SUCCEEDED, result={}, spent=0.25) for pair in (noted, quick)]
         endings += [Ending(unlucky, Outcome.FAILED, failure=failure_of(Unavailable()), spent=0.25)]
         lifecycle.finish(session, worker, endings, RULES)
@@ -283,7 +283,7 @@ def test_a_renewal_that_meets_the_endings_of_its_jobs_waits_for_them(vlyard: Sys
 
     def renew() -> int:
         with database.transaction() as session:
-            return len(queue.renew(session, worker, pairs, 30))
+            return len(leases.renew(session, worker, pairs, 30))
 
     # when both are under way, and somebody lets go of the job in the middle
     with ThreadPoolExecutor(2) as threads:

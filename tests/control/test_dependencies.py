@@ -15,7 +15,7 @@ from control.accounts import Caller
 from control.failures import failure_of
 from control.lifecycle import Ending, Rules
 from control.retrying import Backoff
-from db import queue
+from db import leases, queue
 from db.models import Job, JobDependency, Outcome
 from tests.db import rows
 from tests.system import System
@@ -53,7 +53,7 @@ def end(vlyard: System, job: UUID, *, outputs: Mapping[str, UUID] | None = None,
     with vlyard.database.transaction() as session:
         worker = rows.worker(session, kinds=["noop", "conversion"])
         [bell] = queue.dispatch(session, [[job]])
-        queue.claim(session, worker, bell.pairs, 30)
+        leases.claim(session, worker, bell.pairs, 30)
         result = {"artefacts": {name: str(id) for name, id in (outputs or {}).items()}}
         outcome = Outcome.FAILED if fail else Outcome.SUCCEEDED
         failure = failure_of(UserError("no such luck")) if fail else None

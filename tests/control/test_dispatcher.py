@@ -20,7 +20,7 @@ from control.lifecycle import Ending
 from control.queue import Doorbells
 from control.rules import rules_from
 from control.settings import Settings
-from db import queue, workers
+from db import leases, workers
 from db.clock import from_now
 from db.models import Job, JobEvent, Outcome
 from db.queue import Pair
@@ -138,7 +138,7 @@ def test_no_more_jobs_are_dispatched_than_slots_are_free(vlyard: System, team: U
     assert one.tick() == NOTHING
     with vlyard.database.transaction() as session:
         pair = session.execute(select(Job.id, Job.attempt).where(Job.state == State.DISPATCHED).limit(1)).one()
-        queue.claim(session, worker, [(pair.id, pair.attempt)], 600)
+        leases.claim(session, worker, [(pair.id, pair.attempt)], 600)
     assert one.tick() == NOTHING
     # then one that ends makes room for one
     with vlyard.database.transaction() as session:

@@ -16,7 +16,7 @@ from control import lifecycle
 from control.failures import failure_of
 from control.lifecycle import Ending, Rules
 from control.retrying import Backoff
-from db import queue
+from db import leases, queue
 from db.models import Artefact, ArtefactState, Attempt, Job, Outcome
 from db.queue import Pair
 from db.session import Database
@@ -121,7 +121,7 @@ def test_a_job_fails_after_its_last_attempt_and_keeps_that_ones_error(database: 
         for number in (1, 2, 3):
             [bell] = queue.dispatch(session, [[job]])
             assert bell.pairs == ((job, number),)
-            assert queue.claim(session, worker, bell.pairs, 30)
+            assert leases.claim(session, worker, bell.pairs, 30)
             lifecycle.finish(session, worker, [failed((job, number), Unavailable(f"try {number}"))], AT_ONCE)
         row = session.get_one(Job, job)
         assert row.state is State.FAILED
@@ -137,7 +137,7 @@ def test_a_job_that_succeeds_in_the_end_has_no_error(database: Database) -> None
         job, _ = pair = rows.running(session, rows.team(session), worker)
         lifecycle.finish(session, worker, [failed(pair, Unavailable())], AT_ONCE)
         queue.dispatch(session, [[job]])
-        queue.claim(session, worker, [(job, 2)], 30)
+        leases.claim(session, worker, [(job, 2)], 30)
         lifecycle.finish(session, worker, [Ending((job, 2), Outcome.SUCCEEDED, result={})], AT_ONCE)
         assert session.scalar(select(Job.error)) is None
         assert [attempt.error is None for attempt in attempts(session, job)] == [False, True]
@@ -172,7 +172,7 @@ def test_a_stale_attempt_records_nothing(database: Database) -> None:
         job, first = rows.running(session, rows.team(session), worker, lease=-1)
         assert lifecycle.reap(session, AT_ONCE) == 1
         queue.dispatch(session, [[job]])
-        queue.claim(session, worker, [(job, 2)], 30)
+        leases.claim(session, worker, [(job, 2)], 30)
         before = rows.events(session, job)
     # when the first attempt comes back with a result, on the very worker that runs the second one
     late = Ending((job, first), Outcome.SUCCEEDED, result={"echo": "late"}, artefacts=[output()])
@@ -294,7 +294,7 @@ def test_a_cancel_that_meets_a_claim_ends_the_job_or_reaches_its_worker(database
         def claim(pair: Pair = pair, together: threading.Barrier = together) -> bool:
             with database.transaction() as session:
                 together.wait()
-                return bool(queue.claim(session, worker, [pair], 30))
+                return bool(leases.claim(session, worker, [pair], 30))
 
         def cancel(pair: Pair = pair, together: threading.Barrier = together) -> State:
             with database.transaction() as session:
@@ -337,7 +337,7 @@ def test_a_claimed_job_gets_its_inputs_in_the_order_it_names_them(database: Data
         first, second = output("a"), output("b")
         lifecycle.finish(session, worker, [Ending(pair, Outcome.SUCCEEDED, artefacts=[first, second])], AT_ONCE)
         team = session.get_one(Job, pair[0]).team_id
-        claimed = queue.Claimed(uuid4(), 1, team, "noop", {}, None)
+        claimed = leases.Claimed(uuid4(), 1, team, "noop", {}, None)
         found = lifecycle.inputs_of(session, claimed, [second["id"], first["id"]])
         assert [row.id for row in found] == [second["id"], first["id"]]
         with pytest.raises(InvalidInput, match="does not exist any more"):

@@ -8,7 +8,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from db import accounts, jobs, queue, workers
+from db import accounts, jobs, leases, queue, workers
 from db.clock import from_now
 from db.models import Job, JobEvent, Worker
 from db.queue import Pair
@@ -65,14 +65,14 @@ def bundle(session: Session, owner: UUID, count: int, **columns: Any) -> list[Pa
 def running(session: Session, owner: UUID, holder: UUID, lease: float = LEASE, **columns: Any) -> Pair:
     """A job that a worker holds; with a negative lease, since too long."""
     pair = dispatched(session, owner, **columns)
-    assert queue.claim(session, holder, [pair], lease)
+    assert leases.claim(session, holder, [pair], lease)
     return pair
 
 
 def running_bundle(session: Session, owner: UUID, holder: UUID, count: int, lease: float = LEASE) -> list[Pair]:
     """Jobs that a worker holds, all of one message."""
     pairs = bundle(session, owner, count)
-    assert len(queue.claim(session, holder, pairs, lease)) == count
+    assert len(leases.claim(session, holder, pairs, lease)) == count
     return pairs
 
 

@@ -8,10 +8,11 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import func, select, update
 
-from db import jobs, queue, workers
+from db import jobs, leases, queue, workers
 from db.clock import from_now
+from db.leases import Closing
 from db.models import Attempt, Job, Outcome
-from db.queue import Closing, Pair
+from db.queue import Pair
 from db.session import Database
 from tests.db import rows
 from tests.db.rows import LEASE
@@ -25,7 +26,7 @@ def test_a_claimed_job_runs_with_a_lease_on_its_worker(database: Database) -> No
     with database.transaction() as session:
         owner, worker = rows.team(session), rows.worker(session)
         pair = rows.dispatched(session, owner)
-        [claimed] = queue.claim(session, worker, [pair], LEASE)
+        [claimed] = leases.claim(session, worker, [pair], LEASE)
         job = session.get_one(Job, pair[0])
         [attempt] = session.query(Attempt).filter_by(job_id=pair[0])
         lease = session.scalar(select(func.extract("epoch", Job.lease_until - func.now())))
@@ -39,10 +40,10 @@ def test_the_same_doorbell_twice_is_claimed_once(database: Database) -> None:
     with database.transaction() as session:
         first, second = rows.worker(session), rows.worker(session)
         pair = rows.dispatched(session, rows.team(session))
-        assert queue.claim(session, first, [pair], LEASE)
+        assert leases.claim(session, first, [pair], LEASE)
     with database.transaction() as session:
-        assert not queue.claim(session, second, [pair], LEASE)
-        assert not queue.claim(session, first, [pair], LEASE)
+        assert not leases.claim(session, second, [pair], LEASE)
+        assert not leases.claim(session, first, [pair], LEASE)
         assert session.get_one(Job, pair[0]).worker_id == first
 
 
@@ -50,7 +51,7 @@ def test_the_same_doorbell_twice_is_claimed_once(database: Database) -> None:
 def test_a_doorbell_of_another_attempt_claims_nothing(database: Database, difference: int) -> None:
     with database.transaction() as session:
         job, attempt = rows.dispatched(session, rows.team(session))
-        assert not queue.claim(session, rows.worker(session), [(job, attempt + difference)], LEASE)
+        assert not leases.claim(session, rows.worker(session), [(job, attempt + difference)], LEASE)
         assert session.get_one(Job, job).state is State.DISPATCHED
 
 
@@ -59,7 +60,7 @@ def test_what_is_not_dispatched_cannot_be_claimed(database: Database) -> None:
         owner, worker = rows.team(session), rows.worker(session)
         waiting, cancelled = rows.queued(session, owner), rows.dispatched(session, owner)
         jobs.cancel_waiting(session, owner, cancelled[0])
-        assert not queue.claim(session, worker, [(waiting, 0), (waiting, 1), cancelled, (uuid4(), 1)], LEASE)
+        assert not leases.claim(session, worker, [(waiting, 0), (waiting, 1), cancelled, (uuid4(), 1)], LEASE)
         assert session.get_one(Job, cancelled[0]).state is State.CANCELLED
 
 
@@ -75,7 +76,7 @@ def test_eight_threads_that_claim_fifty_jobs_get_each_once(database: Database) -
         mine: list[UUID] = []
         for pair in pairs:
             with database.transaction() as session:
-                mine += [claimed.job for claimed in queue.claim(session, worker, [pair], LEASE)]
+                mine += [claimed.job for claimed in leases.claim(session, worker, [pair], LEASE)]
         return mine
 
     with ThreadPoolExecutor(8) as threads:
@@ -89,7 +90,7 @@ def test_of_a_bundle_only_what_is_still_to_be_had_is_claimed(database: Database)
     with database.transaction() as session:
         owner = rows.team(session)
         free, taken = rows.dispatched(session, owner), rows.running(session, owner, rows.worker(session))
-        claimed = queue.claim(session, rows.worker(session), [free, taken], LEASE)
+        claimed = leases.claim(session, rows.worker(session), [free, taken], LEASE)
     assert [row.job for row in claimed] == [free[0]]
 
 
@@ -101,7 +102,7 @@ def test_of_two_workers_that_answer_one_bundle_each_job_has_one(database: Databa
     def claim(number: int) -> list[UUID]:
         mine = Random(number).sample(pairs, 30)
         with database.transaction() as session:
-            return [row.job for row in queue.claim(session, holders[number], mine, LEASE)]
+            return [row.job for row in leases.claim(session, holders[number], mine, LEASE)]
 
     with ThreadPoolExecutor(4) as threads:
         claimed = [job for mine in threads.map(claim, range(4)) for job in mine]
@@ -112,7 +113,7 @@ def test_a_claimed_job_brings_its_own_time_limit(database: Database) -> None:
     with database.transaction() as session:
         owner = rows.team(session)
         pairs = [rows.dispatched(session, owner, max_runtime_seconds=limit) for limit in (2.5, None)]
-        claimed = queue.claim(session, rows.worker(session), pairs, LEASE)
+        claimed = leases.claim(session, rows.worker(session), pairs, LEASE)
     assert {row.job: row.max_runtime_seconds for row in claimed} == {pairs[0][0]: 2.5, pairs[1][0]: None}
 
 
@@ -126,21 +127,21 @@ def test_renewing_returns_what_the_worker_still_holds_and_nothing_else(database:
         jobs.request_cancel(session, owner, asked[0])
         stale = (held[0], held[1] + 1)
         pairs = [held, asked, theirs, stale, (uuid4(), 1), rows.dispatched(session, owner)]
-        renewed = queue.renew(session, mine, pairs, 100)
-        leases = dict(session.execute(select(Job.id, func.extract("epoch", Job.lease_until - func.now()))).all())
+        renewed = leases.renew(session, mine, pairs, 100)
+        until = dict(session.execute(select(Job.id, func.extract("epoch", Job.lease_until - func.now()))).all())
     assert {(row.job, row.attempt): row.cancel_requested for row in renewed} == {held: False, asked: True}
-    assert leases[held[0]] == pytest.approx(100)
-    assert leases[theirs[0]] == pytest.approx(LEASE)
+    assert until[held[0]] == pytest.approx(100)
+    assert until[theirs[0]] == pytest.approx(LEASE)
 
 
 def test_progress_is_recorded_by_the_attempt_that_holds_the_job_alone(database: Database) -> None:
     with database.transaction() as session:
         holder, stranger = rows.worker(session), rows.worker(session)
         pair = rows.running(session, rows.team(session), holder)
-        queue.record_progress(session, stranger, pair, {"fraction": 0.9})
-        queue.record_progress(session, holder, (pair[0], pair[1] + 1), {"fraction": 0.9})
+        leases.record_progress(session, stranger, pair, {"fraction": 0.9})
+        leases.record_progress(session, holder, (pair[0], pair[1] + 1), {"fraction": 0.9})
         assert session.scalar(select(Job.progress)) is None
-        queue.record_progress(session, holder, pair, {"fraction": 0.5})
+        leases.record_progress(session, holder, pair, {"fraction": 0.5})
         assert session.scalar(select(Job.progress)) == {"fraction": 0.5}
 
 
@@ -151,8 +152,8 @@ def test_only_expired_leases_are_offered_to_the_reaper_and_each_to_one(database:
         rows.dispatched(session, owner)
         expired, _ = rows.running(session, owner, worker, lease=-1)
     with database.transaction() as first, database.transaction() as second:
-        assert [held.job for held in queue.lock_expired(first, 10)] == [expired]
-        assert queue.lock_expired(second, 10) == []
+        assert [held.job for held in leases.lock_expired(first, 10)] == [expired]
+        assert leases.lock_expired(second, 10) == []
 
 
 # --- dispatching ----------------------------------------------------------------------------------------------
@@ -188,8 +189,8 @@ def test_a_job_that_is_dispatched_again_is_of_its_new_bundle_alone(database: Dat
     with database.transaction() as session:
         owner, worker = rows.team(session), rows.worker(session)
         pairs = rows.running_bundle(session, owner, worker, 2)
-        held = queue.lock_held(session, worker, pairs)
-        queue.end_attempts(session, [Closing(job, Outcome.LOST, State.QUEUED, failures=0) for job in held])
+        held = leases.lock_held(session, worker, pairs)
+        leases.end_attempts(session, [Closing(job, Outcome.LOST, State.QUEUED, failures=0) for job in held])
         assert session.scalars(select(Job.bundle)).all() == [None, None]
         [bell, _] = queue.dispatch(session, [[job] for job, _ in pairs])
         assert bell.bundle is None
@@ -313,8 +314,8 @@ def test_a_bundle_takes_one_slot_until_its_last_job_has_ended(database: Database
         rows.running(session, owner, worker)
         assert queue.held(session, "default", LEASE) == [(owner, "noop", 3)]
         for pair, slots in zip(pairs, (3, 3, 2), strict=True):
-            held = queue.lock_held(session, worker, [pair])
-            queue.end_attempts(session, [Closing(held[0], Outcome.SUCCEEDED, State.SUCCEEDED, failures=0)])
+            held = leases.lock_held(session, worker, [pair])
+            leases.end_attempts(session, [Closing(held[0], Outcome.SUCCEEDED, State.SUCCEEDED, failures=0)])
             assert queue.held(session, "default", LEASE) == [(owner, "noop", slots)]
 
 
@@ -325,10 +326,10 @@ def test_every_move_writes_one_event_with_the_next_number(database: Database) ->
     with database.transaction() as session:
         owner, worker = rows.team(session), rows.worker(session)
         pair = rows.running(session, owner, worker)
-        queue.record_progress(session, worker, pair, {"fraction": 0.5, "text": "half"})
+        leases.record_progress(session, worker, pair, {"fraction": 0.5, "text": "half"})
         jobs.request_cancel(session, owner, pair[0])
-        [held] = queue.lock_held(session, worker, [pair])
-        queue.end_attempts(session, [Closing(held, Outcome.LOST, State.QUEUED, failures=0)])
+        [held] = leases.lock_held(session, worker, [pair])
+        leases.end_attempts(session, [Closing(held, Outcome.LOST, State.QUEUED, failures=0)])
         queue.dispatch(session, [[pair[0]]])
         jobs.cancel_waiting(session, owner, pair[0])
         written = rows.events(session, pair[0])
@@ -352,9 +353,9 @@ def test_what_changes_nothing_writes_nothing(database: Database) -> None:
         owner, worker = rows.team(session), rows.worker(session)
         pair: Pair = rows.running(session, owner, worker)
         before = rows.events(session, pair[0])
-        queue.claim(session, worker, [pair], LEASE)
+        leases.claim(session, worker, [pair], LEASE)
         queue.dispatch(session, [[pair[0]]])
-        queue.renew(session, worker, [pair], LEASE)
+        leases.renew(session, worker, [pair], LEASE)
         jobs.cancel_waiting(session, owner, pair[0])
         assert rows.events(session, pair[0]) == before
 
@@ -365,7 +366,7 @@ def test_only_time_on_a_gpu_is_counted(database: Database, device: Device, kind:
         worker = rows.worker(session)
         pair = rows.running(session, rows.team(session), worker, kind=kind)
         session.execute(update(Attempt).values(started_at=from_now(-90)))
-        [held] = queue.lock_held(session, worker, [pair])
-        queue.end_attempts(session, [Closing(held, Outcome.SUCCEEDED, State.SUCCEEDED, failures=0)])
+        [held] = leases.lock_held(session, worker, [pair])
+        leases.end_attempts(session, [Closing(held, Outcome.SUCCEEDED, State.SUCCEEDED, failures=0)])
         seconds = session.scalar(select(Attempt.gpu_seconds))
     assert seconds == pytest.approx(90 if device is Device.GPU else 0)

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from db import dependencies, jobs, queue
+from db import dependencies, jobs, leases, queue
 from db.session import Database
 from tests.db import rows
 
@@ -19,7 +19,7 @@ QUESTIONS: dict[str, tuple[str, Question]] = {
     "waiting": ("ix_jobs_queued", lambda session: queue.waiting(session, "default", {"noop": 10, "conversion": 10})),
     "held": ("ix_jobs_held", lambda session: queue.held(session, "default", 30)),
     "unanswered": ("ix_jobs_dispatched", lambda session: queue.unanswered(session, ["default"], 5, 10)),
-    "expired": ("ix_jobs_running", lambda session: queue.lock_expired(session, 10)),
+    "expired": ("ix_jobs_running", lambda session: leases.lock_expired(session, 10)),
     "expiring": ("ix_jobs_expiring", lambda session: jobs.expire_waiting(session, {"code": "expired"}, 10)),
     "waiting_for": ("ix_job_dependencies_needs", lambda session: dependencies.lock_waiting_for(session, [uuid4()])),
     "capacity": ("ix_workers_alive", lambda session: queue.capacity(session, "default", 30)),

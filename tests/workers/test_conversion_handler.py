@@ -51,7 +51,7 @@ class Attempt:
         scratch = self.folder / "scratch"
         scratch.mkdir()
         context = Context(
-            job=uuid4(), attempt=1, folder=scratch, inputs={source.id: source}, store=store, prefix="jobs/7/1",
+            job=uuid4(), attempt=1, scratch=scratch, inputs={source.id: source}, store=store, prefix="jobs/7/1",
             tell=lambda fraction, text: self.told.append((fraction, text)), check=self._check,
         )  # fmt: skip
         return run(ConversionSpec.model_validate({"source": source.id, **options}), context), context
