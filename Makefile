@@ -9,6 +9,8 @@ DEV_LOCK = requirements/dev.lock
 PYTHON =
 DATA =
 T =
+# The figures that `make bench` measures; all where it is empty.
+ONLY =
 
 .PHONY: help install demo up test check bench faults lock
 
@@ -32,8 +34,8 @@ check: $(VENV)/.dev ## look at format, style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev ## measure against the bare libraries
-	@exec $(BIN)/python -m bench
+bench: $(VENV)/.dev ## measure against the bare libraries (ONLY="post bulk" for some of the figures)
+	@exec $(BIN)/python -m bench $(ONLY)
 
 faults: $(VENV)/.dev ## kill, stop and fill things, and see every promise kept
 	@exec $(BIN)/python -m pytest -m "slow or not slow" -s tests/faults $(T)

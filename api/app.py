@@ -7,14 +7,15 @@ from importlib.metadata import version
 import uvicorn
 from fastapi import FastAPI
 
-from api import artefacts, events, health, jobs, outputs, problems, webhooks
+from api import artefacts, events, health, jobs, outputs, problems, trees, webhooks
 from api.desk import House
+from api.intake import Intake
 from api.request_id import RequestIds
 from api.streams import HEARTBEAT_SECONDS
 from api.waiting import Waiters
 from control.artefacts import ArtefactStore
 from control.settings import Settings
-from control.wakeup import Bell
+from control.wakeup import Bell, Channel
 from db.session import Database
 
 # Files go to S3 and not through here: this is room for a specification, and for the pictures that some will carry.
@@ -28,14 +29,18 @@ def make_app(settings: Settings, heartbeat_seconds: float = HEARTBEAT_SECONDS) -
     async def life(app: FastAPI) -> AsyncIterator[None]:
         url = settings.database_url.get_secret_value()
         database = Database(url, connections=settings.api_connections, role="vlyard-api")
-        house = House(settings, database, ArtefactStore(settings), Bell(url), Waiters(database, url))
+        bell = Bell(url)
+        intake = Intake(database, lambda: bell.strike(Channel.WORK))
+        house = House(settings, database, ArtefactStore(settings), bell, Waiters(database, url), intake)
         house.bell.start()
+        house.intake.start()
         await house.waiters.start()
         app.state.house = house
         try:
             yield
         finally:
             await house.waiters.stop()
+            house.intake.stop()
             house.bell.stop()
             database.close()
 
@@ -43,8 +48,8 @@ def make_app(settings: Settings, heartbeat_seconds: float = HEARTBEAT_SECONDS) -
     app.state.heartbeat_seconds = heartbeat_seconds
     app.add_middleware(RequestIds)
     problems.install(app)
-    for router in (jobs.router, events.router, outputs.router, artefacts.router, webhooks.router, health.router):
-        app.include_router(router)
+    for each in (jobs, events, outputs, artefacts, trees, webhooks, health):
+        app.include_router(each.router)
     return app
 
 

@@ -9,13 +9,16 @@ from fastapi import Depends, Header, Query, Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from api.intake import Intake
 from api.waiting import Waiters
 from control.accounts import Caller, authenticate
 from control.artefacts import ArtefactStore
 from control.settings import Settings
+from control.submit import Submitted, submit
 from control.wakeup import Bell, Channel
 from db.session import Database
 from vlyard.errors import Unauthenticated
+from vlyard.jobs.view import Submission
 
 Answer = TypeVar("Answer")
 Work = Callable[[Session, Caller], Answer]
@@ -32,6 +35,7 @@ class House:
     store: ArtefactStore
     bell: Bell
     waiters: Waiters
+    intake: Intake
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,14 @@ class Desk:
         answer = await self.run(work)
         self.house.bell.strike(*channels)
         return answer
+
+    async def submit(self, submission: Submission, idempotency_key: str | None) -> Submitted:
+        """Store a job: in company, unless it waits for another one's output, which may take its time."""
+        if next(submission.spec.references(), None) is None:
+            return await self.house.intake.take(self.key, submission, idempotency_key)
+        return await self.run_and_wake(
+            lambda session, caller: submit(session, caller, submission, idempotency_key), Channel.WORK
+        )
 
     async def ended(self, job: UUID, seconds: float) -> None:
         """Wait for a job's end, for so long at most; the caller must have been allowed to see the job."""

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Response
 from sqlalchemy.orm import Session
 
 from api.desk import AtDesk, IdempotencyKey
-from api.views import job_row_view, job_view
+from api.views import job_view, submitted_view
 from control import operations
 from control.accounts import Caller
 from control.wakeup import Channel
@@ -31,7 +31,7 @@ async def retry_job(job: UUID, desk: AtDesk, response: Response, idempotency_key
     """Submit a new job with the same specification, pool, priority and labels; 409 while the job has not ended."""
 
     def retry(session: Session, caller: Caller) -> view.Job:
-        return job_row_view(operations.retry(session, caller, job, idempotency_key))
+        return submitted_view(operations.retry(session, caller, job, idempotency_key))
 
     made = await desk.run_and_wake(retry, Channel.WORK)
     response.headers["Location"] = f"/v1/jobs/{made.id}"
@@ -49,7 +49,7 @@ async def clone_job(
     """Submit a new job that differs from another one, whatever its state, in what the body names."""
 
     def clone(session: Session, caller: Caller) -> view.Job:
-        return job_row_view(operations.clone(session, caller, job, changes, idempotency_key))
+        return submitted_view(operations.clone(session, caller, job, changes, idempotency_key))
 
     made = await desk.run_and_wake(clone, Channel.WORK)
     response.headers["Location"] = f"/v1/jobs/{made.id}"
@@ -65,4 +65,4 @@ async def reprioritise_job(
     def reprioritise(session: Session, caller: Caller) -> view.Job:
         return job_view(session, operations.reprioritise(session, caller, job, new.priority, idempotency_key))
 
-    return await desk.run_and_wake(reprioritise, Channel.WORK)
+    return await desk.run_and_wake(reprioritise, Channel.WORK, Channel.EVENTS)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from api import job_operations
 from api.desk import AtDesk, Desk, IdempotencyKey, Wait
 from api.examples import BATCHES, SUBMISSIONS
-from api.views import job_row_view, job_view
+from api.views import job_row_view, job_view, submitted_view
 from control import submit
 from control.accounts import Caller
 from control.wakeup import Channel
@@ -34,11 +34,7 @@ async def submit_job(
     idempotency_key: IdempotencyKey = None,
 ) -> view.Job:
     """Accept a job. With a wait, the answer comes when the job has ended or the time is over."""
-
-    def accept(session: Session, caller: Caller) -> view.Job:
-        return job_row_view(submit.submit(session, caller, submission, idempotency_key))
-
-    job = await desk.run_and_wake(accept, Channel.WORK)
+    job = submitted_view(await desk.submit(submission, idempotency_key))
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return await _after(desk, job, wait)
 
@@ -51,7 +47,7 @@ async def submit_batch(
 
     def accept(session: Session, caller: Caller) -> view.Accepted:
         rows = submit.submit_batch(session, caller, batch, idempotency_key)
-        return view.Accepted(data=tuple(map(job_row_view, rows)))
+        return view.Accepted(data=tuple(map(submitted_view, rows)))
 
     return await desk.run_and_wake(accept, Channel.WORK)
 

@@ -96,7 +96,7 @@ def _problem(
         "errors": list(complaints),
     }
     headers = {HEADER: request_id}  # here too, because the answer to a surprise does not pass the middleware
-    if status == 503:
+    if status == 503 or code == errors.InFlight.code:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"

@@ -3,9 +3,12 @@
 from sqlalchemy.orm import Session
 
 from control.artefacts import ArtefactStore
+from control.trees import manifest_link
 from control.uploads import stored
 from db import jobs
+from db.jobs import NewJob
 from db.models import Artefact, ArtefactState, Attempt, Job
+from vlyard.files import ArtefactKind
 from vlyard.jobs import view
 
 
@@ -19,10 +22,35 @@ def job_row_view(row: Job) -> view.Job:
     return _job(row, ())
 
 
-def artefact_view(row: Artefact, store: ArtefactStore, upload: view.Upload | None = None) -> view.Artefact:
-    """An artefact, with a link to its content once that is there."""
+def submitted_view(row: Job | NewJob) -> view.Job:
+    """A job in the answer to its submission."""
+    if isinstance(row, Job):
+        return job_row_view(row)
+    return view.Job(
+        id=row.id,
+        kind=row.kind,
+        state=row.state,
+        pool=row.pool,
+        device=row.device,
+        priority=row.priority,
+        spec=dict(row.spec),
+        attempt=0,
+        labels=dict(row.labels),
+        cloned_from=row.cloned_from,
+        expires_at=row.expires_at,
+        max_runtime=row.max_runtime_seconds,
+        created_at=row.created_at,
+    )
+
+
+def artefact_view(
+    row: Artefact, store: ArtefactStore, upload: view.Upload | None = None, parts: view.Parts | None = None
+) -> view.Artefact:
+    """An artefact, with a link to its content or its manifest once that is there."""
+    is_ready, is_tree = row.state is ArtefactState.READY, row.kind is ArtefactKind.TREE
     return view.Artefact(
         id=row.id,
+        kind=row.kind,
         name=row.name,
         media_type=row.media_type,
         bytes=row.bytes,
@@ -30,8 +58,10 @@ def artefact_view(row: Artefact, store: ArtefactStore, upload: view.Upload | Non
         state=row.state.value,
         job=row.job_id,
         created_at=row.created_at,
-        download_url=store.download_link(stored(row)) if row.state is ArtefactState.READY else None,
+        download_url=store.download_link(stored(row)) if is_ready and not is_tree else None,
+        manifest_url=manifest_link(store, stored(row)) if is_ready and is_tree else None,
         upload=upload,
+        parts=parts,
     )
 
 

@@ -69,6 +69,12 @@ async def ping_webhook(webhook: UUID, desk: AtDesk) -> view.Ping:
     return view.Ping(id=message.id, delivered=reply.arrived, status=reply.status, error=reply.error)
 
 
+@router.post("/{webhook}/enable", summary="Send to a webhook again")
+async def enable_webhook(webhook: UUID, desk: AtDesk) -> view.Webhook:
+    """Tell a disabled webhook of the jobs that end from now on; what was given up meanwhile is not sent."""
+    return await desk.run(lambda session, caller: _webhook(stored.enable(session, caller.team, webhook)))
+
+
 @router.get("/{webhook}/deliveries", summary="List the messages to a webhook")
 async def list_deliveries(
     webhook: UUID, desk: AtDesk, limit: Annotated[int, Query(ge=1, le=200)] = 50

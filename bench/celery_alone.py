@@ -1,8 +1,14 @@
-"""Celery with nothing of ours: a task that notes when it began. The baseline of `bench.latency`."""
+"""Celery with nothing of ours: the baseline of `bench.latency` and `bench.throughput`.
+
+One worker with a pool of one thread, as our worker has; no results, no events, and tasks that do next to nothing.
+"""
 
 import os
 import time
+from collections.abc import Sequence
+from functools import cache
 
+import redis
 from celery import Celery
 
 app = Celery("bench", broker=os.environ["BENCH_REDIS_URL"])
@@ -14,10 +20,28 @@ app.conf.update(
     broker_transport_options={"global_keyprefix": "bench:"},
 )
 
+NOTED, DONE = "bench-began", "bench-done"  # with a number, and with the name of a run: keys of Redis
+
 
 @app.task(name="note")  # type: ignore[untyped-decorator]  # Celery has no types
 def note(number: int) -> None:
     """Leave the time under the number."""
-    import redis
+    _redis().set(f"{NOTED}:{number}", time.time())
 
-    redis.Redis.from_url(os.environ["BENCH_REDIS_URL"]).set(f"bench-began:{number}", time.time())
+
+@app.task(name="count")  # type: ignore[untyped-decorator]
+def count(run: str, ids: Sequence[int]) -> None:
+    """Do nothing with each of these ids, and count it as done."""
+    for _ in ids:
+        _redis().incr(f"{DONE}:{run}")
+
+
+@app.task(name="count_together")  # type: ignore[untyped-decorator]
+def count_together(run: str, ids: Sequence[int]) -> None:
+    """Do nothing with these ids, and count them as done, all at once."""
+    _redis().incrby(f"{DONE}:{run}", len(ids))
+
+
+@cache
+def _redis() -> redis.Redis:
+    return redis.Redis.from_url(os.environ["BENCH_REDIS_URL"])

@@ -1,16 +1,18 @@
-"""Pictures a second that the converter handles, beside the loop of the tutorial that people run today.
+"""Pictures a second that the converter handles.
 
-The tutorial's loop reads labels and writes JSON. The converter also decodes each picture, accounts for every line and
-copies the pictures into the dataset: the ratio says what that costs.
+The baseline is the loop of the tutorial that people run today: it reads labels and writes JSON. The converter also
+decodes each picture, accounts for every line and copies the pictures into the dataset: the ratio says what that costs.
 """
 
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.figure import Figure, in_turns
+from bench.stage import Stage
 from vlyard.demo.shapes import draw_dataset
 from vlyard.formats.convert import Options, convert
 from vlyard.jobs.conversion import DEFAULT_PROMPT
@@ -18,7 +20,7 @@ from vlyard.jobs.conversion import DEFAULT_PROMPT
 _PICTURES = 300
 
 
-def measure() -> list[Figure]:
+def measure(_: Stage) -> Sequence[Figure]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         draw_dataset(folder / "set", _PICTURES, seed=1)

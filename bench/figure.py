@@ -3,13 +3,14 @@
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROUNDS = 5
-_FSYNCS = 50
+_FSYNCS = 200
 
 
 @dataclass(frozen=True)
@@ -22,24 +23,36 @@ class Figure:
     ours: float
     baseline_name: str
     baseline: float
+    bar: float | None = None  # the ratio that it has to reach, or to stay below
 
     @property
     def ratio(self) -> float:
         return self.ours / self.baseline
 
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar was met; None where there is none."""
+        if self.bar is None:
+            return None
+        return self.ratio >= self.bar if self.better == "more" else self.ratio <= self.bar
 
-def in_turns(ours: Callable[[], float], baseline: Callable[[], float], rounds: int = ROUNDS) -> tuple[float, float]:
-    """The medians of both, measured alternately so that a noisy machine is noisy for both; the first turn warms up."""
-    ours(), baseline()
-    pairs = [(ours(), baseline()) for _ in range(rounds)]
-    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+
+def in_turns(*ways: Callable[[], float], rounds: int = ROUNDS) -> Sequence[float]:
+    """The median of each way, measured by turns so that a noisy machine is noisy for all; the first turn warms up."""
+    for way in ways:
+        way()
+    turns = [[way() for way in ways] for _ in range(rounds)]
+    return [statistics.median(column) for column in zip(*turns, strict=True)]
 
 
-def fsync_rate() -> float:
-    """How many small writes a second this disk makes durable: what bounds every queue on it."""
+def fsync_seconds() -> float:
+    """How long this disk takes to make a small write durable, in the median: what bounds every queue on it."""
     with TemporaryDirectory() as folder, (Path(folder) / "probe").open("wb", buffering=0) as file:
-        began = time.perf_counter()
-        for _ in range(_FSYNCS):
-            file.write(b"x" * 512)
-            os.fsync(file.fileno())
-        return _FSYNCS / (time.perf_counter() - began)
+        return statistics.median(_fsync(file) for _ in range(_FSYNCS))
+
+
+def _fsync(file: FileIO) -> float:
+    began = time.perf_counter()
+    file.write(b"x" * 512)
+    os.fsync(file.fileno())
+    return time.perf_counter() - began

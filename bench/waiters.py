@@ -1,19 +1,18 @@
-"""Submitting while 200 others wait for jobs, and while 200 others follow some, beside submitting while nobody does."""
+"""How long a submission takes at most, but for one in a hundred, while 200 others wait for jobs or follow them.
+
+The baseline is the same while nobody waits.
+"""
 
 import asyncio
-import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import httpx
 
 from bench.figure import Figure, in_turns
-from control.stack.roles import Doors, start_roles
-from control.stack.stack import Stack
+from bench.stage import Stage, Yard
 from vlyard import Client, NoopSpec
 
 _WAITERS = 200
@@ -23,25 +22,22 @@ _AT_99 = 0.99
 _SETTLING_SECONDS = 5.0
 
 
-def measure() -> list[Figure]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("VLYARD_")}
-    with TemporaryDirectory() as name, Stack(Path(name), environment) as stack:
-        doors = start_roles(stack)
-        with Client(doors.api, doors.key) as client:
-            job = str(client.submit(NoopSpec(seconds=3600)).id)
-            return [
-                _figure(client, doors, "200 waiters", {}, f"/v1/jobs/{job}?wait=60"),
-                _figure(client, doors, "200 streams", {"Accept": "text/event-stream"}, f"/v1/jobs/{job}/events"),
-            ]
+def measure(stage: Stage) -> Sequence[Figure]:
+    with stage.yard("api") as yard, Client(yard.api, yard.key) as client:
+        job = str(client.submit(NoopSpec(seconds=3600)).id)
+        return [
+            _figure(client, yard, "200 waiters", {}, f"/v1/jobs/{job}?wait=60"),
+            _figure(client, yard, "200 streams", {"Accept": "text/event-stream"}, f"/v1/jobs/{job}/events"),
+        ]
 
 
-def _figure(client: Client, doors: Doors, name: str, headers: dict[str, str], path: str) -> Figure:
+def _figure(client: Client, yard: Yard, name: str, headers: dict[str, str], path: str) -> Figure:
     def crowded() -> float:
-        with _crowd(doors, headers, path):
+        with _crowd(yard, headers, path):
             return _p99(client)
 
-    ours, alone = in_turns(crowded, lambda: _p99(client), _ROUNDS)
-    return Figure(f"submit p99 beside {name}", "ms", "less", ours, "nobody waits", alone)
+    ours, alone = in_turns(crowded, lambda: _p99(client), rounds=_ROUNDS)
+    return Figure(f"submit p99 beside {name}", "ms", "less", ours, "nobody waits", alone, bar=2.0)
 
 
 def _p99(client: Client) -> float:
@@ -54,11 +50,11 @@ def _p99(client: Client) -> float:
 
 
 @contextmanager
-def _crowd(doors: Doors, headers: dict[str, str], path: str) -> Iterator[None]:
+def _crowd(yard: Yard, headers: dict[str, str], path: str) -> Iterator[None]:
     """So many open requests, while the block runs, from one thread."""
     loop = asyncio.new_event_loop()
     opened = threading.Event()
-    thread = threading.Thread(target=loop.run_until_complete, args=(_hold(doors, headers, path, opened),))
+    thread = threading.Thread(target=loop.run_until_complete, args=(_hold(yard, headers, path, opened),))
     thread.start()
     opened.wait(60)
     try:
@@ -74,12 +70,10 @@ def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
         task.cancel()
 
 
-async def _hold(doors: Doors, headers: dict[str, str], path: str, opened: threading.Event) -> None:
-    sent = {"Authorization": f"Bearer {doors.key}", **headers}
+async def _hold(yard: Yard, headers: dict[str, str], path: str, opened: threading.Event) -> None:
+    sent = {"Authorization": f"Bearer {yard.key}", **headers}
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(
-        base_url=doors.api, headers=sent, limits=limits, timeout=None, trust_env=False
-    ) as http:
+    async with httpx.AsyncClient(base_url=yard.api, headers=sent, limits=limits, timeout=None, trust_env=False) as http:
         asked = [asyncio.create_task(_ask(http, path)) for _ in range(_WAITERS)]
         await asyncio.sleep(_SETTLING_SECONDS)  # each of them has been let in
         opened.set()

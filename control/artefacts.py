@@ -1,12 +1,15 @@
 """The artefact store: S3, and nothing else that knows boto3.
 
-Four verbs move bytes (`fetch`, `put`, `head`, `delete`), two make links for clients (`upload_link`,
-`download_link`). A missing or slow S3 is `Unavailable`, whatever boto3 calls it.
+Four verbs move bytes (`fetch`, `put`, `head`, `delete`), three make links for clients (`upload_link`, `part_link`,
+`download_link`), and the rest is about objects that come in parts. A missing or slow S3 is `Unavailable`, whatever
+boto3 calls it.
 """
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +22,23 @@ from botocore.exceptions import BotoCoreError, ClientError
 from control.settings import Settings
 from vlyard.errors import InvalidInput, Unavailable
 from vlyard.files import Stored, sha256_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that is there."""
+
+    bytes: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class Multipart:
+    """An object that comes in parts, and is not put together yet."""
+
+    key: str
+    upload: str  # S3's name for it
+    began_at: datetime
 
 
 class ArtefactStore:
@@ -61,7 +81,10 @@ class ArtefactStore:
             self._client.head_bucket(Bucket=self._bucket)
 
     def fetch(self, file: Stored, path: Path) -> None:
-        """Write a file's content to `path`; raises `InvalidInput` where it is gone, or is not what was stored."""
+        """Write a file's content to `path`; raises `InvalidInput` where it is gone, or is not what was stored.
+
+        Then there is no file.
+        """
         with _translated():
             try:
                 self._client.download_file(self._bucket, file.key, str(path))
@@ -70,6 +93,7 @@ class ArtefactStore:
                     raise InvalidInput(f"the content of {file.name} is not in the store: upload it again") from error
                 raise
         if sha256_of(path) != file.sha256:
+            path.unlink()
             raise InvalidInput(f"the content of {file.name} was altered after it was stored: upload it again")
 
     def put(self, key: str, path: Path, media_type: str) -> tuple[int, str]:
@@ -78,6 +102,11 @@ class ArtefactStore:
         with _translated():
             self._client.upload_file(str(path), self._bucket, key, ExtraArgs={"ContentType": media_type})
         return path.stat().st_size, sha256
+
+    def put_bytes(self, key: str, content: bytes, media_type: str) -> None:
+        """Store a small object."""
+        with _translated():
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=content, ContentType=media_type)
 
     def head(self, key: str) -> tuple[int, str] | None:
         """The length and SHA-256 (empty where S3 keeps none) of the object under a key; None where there is none."""
@@ -101,6 +130,89 @@ class ArtefactStore:
         """Remove an object; one that is not there is no error."""
         with _translated():
             self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def delete_each(self, keys: Sequence[str]) -> None:
+        """Remove objects, 1000 at most; those that are not there are no error."""
+        with _translated():
+            rows = [{"Key": key} for key in keys]
+            answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": rows, "Quiet": True})
+        if errors := answer.get("Errors"):
+            raise Unavailable(f"the artefact store did not remove {len(errors)} objects: {errors[0].get('Message')}")
+
+    def listed(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """The key and length of every object whose key begins so."""
+        with _translated():
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
+                for row in page.get("Contents", ()):
+                    yield row["Key"], row["Size"]
+
+    # --- objects that come in parts ---------------------------------------------------------------------------
+
+    def open_multipart(self, key: str, media_type: str) -> str:
+        """Begin an object that comes in parts; returns S3's name for the upload."""
+        with _translated():
+            answer = self._client.create_multipart_upload(Bucket=self._bucket, Key=key, ContentType=media_type)
+        upload: str = answer["UploadId"]
+        return upload
+
+    def parts(self, key: str, upload: str) -> Mapping[int, Part] | None:
+        """The parts that are there, by their numbers; None where there is no such upload, or not any more."""
+        found: dict[int, tuple[datetime, Part]] = {}
+        pages = self._client.get_paginator("list_parts").paginate(Bucket=self._bucket, Key=key, UploadId=upload)
+        with _translated():
+            try:
+                for row in (row for page in pages for row in page.get("Parts", ())):
+                    # A part that was sent twice is listed twice by SeaweedFS; the later one counts.
+                    was_at = found[row["PartNumber"]][0] if row["PartNumber"] in found else row["LastModified"]
+                    if row["LastModified"] >= was_at:
+                        found[row["PartNumber"]] = row["LastModified"], Part(row["Size"], row["ETag"])
+            except ClientError as error:
+                if _status(error) == 404:
+                    return None
+                raise
+        return {number: part for number, (_, part) in found.items()}
+
+    def part_link(self, key: str, upload: str, number: int, length: int) -> tuple[str, dict[str, str]]:
+        """A URL for one PUT of a part of exactly this length, and the headers that the PUT must carry."""
+        parameters = {
+            "Bucket": self._bucket,
+            "Key": key,
+            "UploadId": upload,
+            "PartNumber": number,
+            "ContentLength": length,
+        }
+        url = self._public.generate_presigned_url("upload_part", parameters, ExpiresIn=self._presign_seconds)
+        return url, {"Content-Length": str(length)}
+
+    def join(self, key: str, upload: str, parts: Mapping[int, Part]) -> None:
+        """Put an object together from all its parts; one that somebody else put together meanwhile is no error."""
+        rows = [{"PartNumber": number, "ETag": parts[number].etag} for number in sorted(parts)]
+        with _translated():
+            try:
+                self._client.complete_multipart_upload(
+                    Bucket=self._bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": rows}
+                )
+            except ClientError as error:
+                if _status(error) != 404:
+                    raise
+
+    def abort(self, key: str, upload: str) -> None:
+        """Give up an object that comes in parts, and remove the parts; one that is not there is no error."""
+        with _translated():
+            try:
+                self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload)
+            except ClientError as error:
+                if _status(error) != 404:
+                    raise
+
+    def multiparts(self, prefix: str) -> Iterator[Multipart]:
+        """Every object below a prefix that comes in parts and is not put together."""
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix)
+        with _translated():
+            for row in (row for page in pages for row in page.get("Uploads", ())):
+                yield Multipart(row["Key"], row["UploadId"], row["Initiated"])
+
+    # --- links for clients ------------------------------------------------------------------------------------
 
     def upload_link(self, file: Stored) -> tuple[str, dict[str, str]]:
         """A URL for one PUT of exactly these bytes, and the headers that the PUT must carry."""
@@ -126,13 +238,14 @@ class ArtefactStore:
             "Bucket": self._bucket,
             "Key": file.key,
             "ResponseContentType": file.media_type,
-            "ResponseContentDisposition": _disposition(file.name),
+            "ResponseContentDisposition": disposition(file.name),
         }
         url: str = self._public.generate_presigned_url("get_object", parameters, ExpiresIn=self._presign_seconds)
         return url
 
 
-def _disposition(name: str) -> str:
+def disposition(name: str) -> str:
+    """The value of Content-Disposition with which something is saved under that name."""
     # The form of RFC 6266 for every client, and the one of RFC 5987 for names that the first cannot hold.
     plain = name.replace("\\", "_").replace('"', "_").encode("ascii", "replace").decode()
     extended = "" if name.isascii() else f"; filename*=UTF-8''{quote(name, safe='')}"

@@ -14,24 +14,28 @@ from vlyard.teams import Role
 
 
 def dispatcher() -> None:
-    """Run a dispatcher, which also sends what webhooks wait for; any number may run."""
+    """Run a dispatcher, which also sends what webhooks wait for, and sweeps; any number may run."""
+    from control.artefacts import ArtefactStore
     from control.delivering import Deliverer
     from control.dispatcher import Dispatcher
     from control.logs import configure
     from control.queue import Doorbells
     from control.rules import rules_from
+    from control.sweeping import Sweeper
     from db.session import Database
 
     configure()
     settings = load_settings()
-    database = Database(settings.database_url.get_secret_value(), connections=2, role="vlyard-dispatcher")
+    database = Database(settings.database_url.get_secret_value(), connections=3, role="vlyard-dispatcher")
     process = Dispatcher(database, Doorbells(settings), settings, rules_from(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: process.stop())
-    deliverer = Deliverer(database, settings)
-    deliverer.start()
+    helpers = (Deliverer(database, settings), Sweeper(database, ArtefactStore(settings), settings))
+    for each in helpers:
+        each.start()
     process.run()
-    deliverer.stop()
+    for each in helpers:
+        each.stop()
     database.close()
 
 

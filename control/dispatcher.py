@@ -34,6 +34,7 @@ from vlyard.jobs.kinds import KINDS
 log = structlog.get_logger()
 
 _AT_ONCE = 500  # rows that one tick reaps or rings again at most
+_AHEAD = 2  # messages of short jobs that wait in Redis for each slot
 _SWEEP_SECONDS = 0.5  # between looks for leases and doorbells that are overdue
 _BUNDLES = {kind.name: kind.bundle for kind in KINDS.values()}
 _SHORT = frozenset(name for name, most in _BUNDLES.items() if most > 1)
@@ -89,11 +90,7 @@ class Dispatcher:
         reaped = self._reap() if sweep else 0
         with self._database.transaction() as session:
             pools = queue.lock_pools(session)
-            bells: list[Doorbell] = []
-            if sweep:
-                bells += queue.unanswered(session, pools, self._settings.ring_after_seconds, _AT_ONCE)
-            for pool in pools:
-                bells += self._dispatch(session, pool)
+            bells = [bell for pool in pools for bell in self._visit(session, pool, sweep)]
         if sweep:
             self._next_sweep = time.monotonic() + _SWEEP_SECONDS
         if bells:
@@ -104,22 +101,28 @@ class Dispatcher:
         with self._database.transaction() as session:
             reaped = lifecycle.reap(session, self._rules, _AT_ONCE)
             expired = expire(session, _AT_ONCE)
+            queue.admit(session, _AT_ONCE)
         if reaped or expired:
             log.info("closed what was overdue", attempts=reaped, expired=expired)
             self._bell.strike(Channel.ENDED, Channel.EVENTS)
         return reaped
 
-    def _dispatch(self, session: Session, pool: str) -> Sequence[Doorbell]:
+    def _visit(self, session: Session, pool: str, sweep: bool) -> Sequence[Doorbell]:
+        """The doorbells to ring in a pool whose row this transaction has locked."""
         fresh = self._settings.lease_seconds
         capacity = sorted(queue.capacity(session, pool, fresh), key=lambda row: row[0])
         if not capacity:
             return []
+        bells: list[Doorbell] = []
+        if sweep:  # for those who can hear it: with nobody there, messages would pile up in Redis
+            served = frozenset[str]().union(*(kinds for _, kinds, _ in capacity))
+            bells += queue.unanswered(session, pool, served, self._settings.ring_after_seconds, _AT_ONCE)
         running = [Running(*row) for row in queue.held(session, pool, fresh)]
         messages: list[list[UUID]] = []
         for _, groups in groupby(capacity, key=lambda row: row[0]):
             slots = [Slots(kinds, count) for _, kinds, count in groups]
             messages += self._choose(session, pool, slots, running)
-        return queue.dispatch(session, messages) if messages else []
+        return [*bells, *queue.dispatch(session, messages)] if messages else bells
 
     def _choose(
         self, session: Session, pool: str, workers: Sequence[Slots], running: Sequence[Running]
@@ -139,6 +142,6 @@ class Dispatcher:
 
 
 def _look_ahead(workers: Sequence[Slots]) -> list[Slots]:
-    """As many seats again for short jobs, so that the next message is there when a worker has finished one."""
-    seats = [Slots(group.kinds & _SHORT, group.count) for group in workers]
+    """More seats for short jobs, so that the next messages are there when a worker has finished one."""
+    seats = [Slots(group.kinds & _SHORT, _AHEAD * group.count) for group in workers]
     return [group for group in seats if group.kinds]

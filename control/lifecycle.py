@@ -19,7 +19,9 @@ from db import artefacts, jobs, leases
 from db.models import Artefact, Job, Outcome
 from db.owned import owned_row
 from db.queue import Pair
-from vlyard.errors import Blame, Conflict, InvalidInput, WorkerLost
+from vlyard.errors import Blame, Conflict, InvalidInput, VLyardError, WorkerLost
+from vlyard.files import ArtefactKind
+from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Failure
 
@@ -66,6 +68,10 @@ def inputs_of(session: Session, claimed: leases.Claimed, wanted: Sequence[UUID])
     missing = [identity for identity in wanted if identity not in found]
     if missing:
         raise InvalidInput(f"the artefact {missing[0]} does not exist any more")
+    trees = [artefact.id for artefact in found.values() if artefact.kind is ArtefactKind.TREE]
+    if trees and (refused := set(trees) - set(KINDS[claimed.kind].spec.model_validate(claimed.spec).trees())):
+        # When the job was submitted this was an output that another job was yet to make.
+        raise InvalidInput(f"the artefact {min(refused)} is a directory, and the job reads a file")
     return [found[identity] for identity in wanted]
 
 
@@ -73,6 +79,7 @@ def finish(session: Session, worker: UUID, endings: Sequence[Ending], rules: Rul
     """Record how attempts ended; returns their jobs' new states, without the attempts that are not its own any more."""
     by_pair = {ending.pair: ending for ending in endings}
     held = {(job.job, job.attempt): job for job in leases.lock_held(session, worker, list(by_pair))}
+    by_pair |= _empty_promises(session, held, by_pair)
     made = [row for pair, job in held.items() for row in _made_by(job, by_pair[pair])]
     artefacts.insert_ready(session, made)
     return _conclude(session, [(job, by_pair[pair]) for pair, job in held.items()], rules)
@@ -114,6 +121,8 @@ def _closing(job: leases.Held, ending: Ending, rules: Rules) -> leases.Closing:
     error = ending.failure.model_dump(mode="json") if ending.failure else None
     if ending.outcome is Outcome.CANCELLED or job.cancel_requested:
         return replace(closing, target=State.CANCELLED, error=error)
+    if ending.outcome is Outcome.RELEASED:
+        return replace(closing, target=State.QUEUED)
     if ending.outcome is Outcome.LOST and job.in_company:
         # Any of them may have been the reason: each is run again by itself, and only that counts.
         return replace(closing, target=State.QUEUED, error=error, alone=True)
@@ -124,6 +133,32 @@ def _closing(job: leases.Held, ending: Ending, rules: Rules) -> leases.Closing:
         return replace(closing, target=State.FAILED, failures=failures, error=error)
     alone = ending.outcome is Outcome.LOST
     return replace(closing, target=State.QUEUED, failures=failures, error=error, delay=delay, alone=alone)
+
+
+def _empty_promises(
+    session: Session, held: Mapping[Pair, leases.Held], by_pair: Mapping[Pair, Ending]
+) -> Mapping[Pair, Ending]:
+    """How attempts really end whose results name artefacts that they did not store, and that are not there either."""
+    named = {pair: names for pair in held if (names := _not_its_own(by_pair[pair]))}
+    wanted: dict[UUID, set[UUID]] = {}
+    for pair, names in named.items():
+        wanted.setdefault(held[pair].team, set()).update(names)
+    there = {(team, row.id) for team, ids in wanted.items() for row in artefacts.ready(session, team, ids)}
+    ends = {}
+    for pair, names in named.items():
+        if absent := [f"{name} ({id})" for id, name in names.items() if (held[pair].team, id) not in there]:
+            why = VLyardError(f"the result names artefacts that were never stored: {', '.join(absent)}")
+            ends[pair] = replace(by_pair[pair], outcome=Outcome.FAILED, result=None, failure=failure_of(why))
+    return ends
+
+
+def _not_its_own(ending: Ending) -> Mapping[UUID, str]:
+    """The artefacts that a result names and its attempt did not make, each with its name there."""
+    outputs = (ending.result or {}).get("artefacts") or {}
+    if ending.outcome is not Outcome.SUCCEEDED or not outputs:
+        return {}
+    own = {row["id"] for row in ending.artefacts}
+    return {id: name for name, text in outputs.items() if (id := UUID(str(text))) not in own}
 
 
 def _made_by(job: leases.Held, ending: Ending) -> list[Mapping[str, Any]]:

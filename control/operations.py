@@ -14,8 +14,9 @@ from uuid_utils.compat import uuid7
 from control import lifecycle
 from control.accounts import Caller
 from control.dependencies import Wanted
-from control.submit import accept
+from control.submit import Submitted, accept
 from db import idempotency
+from db.jobs import append_events
 from db.models import Job
 from db.owned import owned_row
 from vlyard.client.problems import invalid
@@ -35,7 +36,7 @@ class _Request:
     body: Mapping[str, Any] = field(default_factory=dict)
 
 
-def retry(session: Session, caller: Caller, job: UUID, key: str | None) -> Job:
+def retry(session: Session, caller: Caller, job: UUID, key: str | None) -> Submitted:
     """A new job that does what an ended one should have done; raises `Conflict` while that one has not ended."""
     source = owned_row(session, Job, caller.team, job)
     if source.state not in TERMINAL:
@@ -43,7 +44,7 @@ def retry(session: Session, caller: Caller, job: UUID, key: str | None) -> Job:
     return _repeat(session, caller, source, Changes(), _Request("retry", job, key))
 
 
-def clone(session: Session, caller: Caller, job: UUID, changes: Changes, key: str | None) -> Job:
+def clone(session: Session, caller: Caller, job: UUID, changes: Changes, key: str | None) -> Submitted:
     """A new job that does what another one does, or did, with changes."""
     request = _Request("clone", job, key, changes.model_dump(mode="json"))
     return _repeat(session, caller, owned_row(session, Job, caller.team, job), changes, request)
@@ -64,7 +65,9 @@ def reprioritise(session: Session, caller: Caller, job: UUID, priority: int, key
     if row.state not in {State.BLOCKED, State.QUEUED}:
         raise Conflict(f"the job does not wait in the queue any more: it is {row.state}")
     row.priority = priority
+    row.last_event += 1
     session.flush()
+    append_events(session, [(job, row.last_event, {"priority": priority})], type="priority")
     return row
 
 
@@ -81,7 +84,7 @@ def merged(target: Any, patch: Any) -> Any:
     return result
 
 
-def _repeat(session: Session, caller: Caller, source: Job, changes: Changes, request: _Request) -> Job:
+def _repeat(session: Session, caller: Caller, source: Job, changes: Changes, request: _Request) -> Submitted:
     new = uuid7()
     made = _remember(session, caller, request, new)
     if made != new:

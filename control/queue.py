@@ -48,8 +48,8 @@ class Doorbells:
                 for bell in bells:
                     self._publish(producer, bell)
         except (OperationalError, RedisError, OSError) as error:
-            self._app.pool.force_close_all()  # what was broken is not used again
-            raise Unavailable("Redis does not take messages") from error
+            self._app.pool.resize(self._app.pool.limit, force=True, reset=True)  # what was broken is not used again
+            raise Unavailable(f"Redis does not take messages: {error}") from error
 
     def _publish(self, producer: Any, bell: Doorbell) -> None:
         self._app.send_task(

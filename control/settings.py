@@ -30,6 +30,17 @@ class Settings(BaseSettings):
     s3_region: str = Field("us-east-1", description="The S3 region.")
     presign_seconds: int = Field(900, gt=0, description="How long a presigned URL works.")
 
+    sweep_seconds: float = Field(60, gt=0, description="How often a dispatcher removes what nobody needs any more.")
+    upload_part_bytes: int = Field(
+        64 * 2**20, ge=5 * 2**20, le=5 * 2**30, description="A file of more bytes is uploaded in parts of so many."
+    )
+    upload_keep_seconds: float = Field(
+        86400, gt=0, description="An upload that its client has not asked about for this long is removed."
+    )
+    leftover_keep_seconds: float = Field(
+        3600, gt=0, description="What an attempt that did not succeed left in the store is removed this long after it."
+    )
+
     api_host: str = Field("127.0.0.1", description="The address that the API listens on.")
     api_port: int = Field(8080, ge=0, le=65535, description="The port that the API listens on.")
     api_connections: int = Field(16, ge=1, description="Database connections that one API process keeps.")
@@ -50,6 +61,9 @@ class Settings(BaseSettings):
         2, ge=0, description="The first retry waits up to this long, each later twice it."
     )
     retry_cap_seconds: float = Field(600, ge=0, description="No retry waits longer than this.")
+    shutdown_grace_seconds: float = Field(
+        20, ge=0, description="How long what runs may go on once its worker was told to stop; then it is given back."
+    )
     stop_grace_seconds: float = Field(10, ge=0, description="How long a stopped child has before it is killed.")
 
     webhook_hosts: str = Field(
@@ -57,6 +71,14 @@ class Settings(BaseSettings):
         description="Hosts, with commas between them, that webhooks may reach unencrypted and at private addresses.",
     )
     webhook_timeout_seconds: float = Field(15, gt=0, description="How long a webhook's receiver has for its answer.")
+
+    delivery_keep_seconds: float = Field(
+        2592000, gt=0, description="A message to a webhook that arrived or was given up is forgotten after this long."
+    )
+
+    idempotency_keep_seconds: float = Field(
+        86400, gt=0, description="An Idempotency-Key is remembered at least this long."
+    )
 
     models_dir: Path | None = Field(None, description="The folder whose sub-folders are the models that jobs can name.")
     cpu_threads: int = Field(1, ge=1, description="Threads that a model's worker computes with where it has no GPU.")

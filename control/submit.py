@@ -1,7 +1,8 @@
 """Accepting jobs: checked, made and stored in one transaction. Redis has no part in it."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -13,11 +14,14 @@ from uuid_utils.compat import uuid7
 from control import dependencies
 from control.accounts import Caller
 from control.dependencies import Plan, Wanted
-from db import accounts, artefacts, idempotency, jobs
+from db import artefacts, idempotency, jobs
 from db.dependencies import insert_needs
+from db.idempotency import Try
+from db.jobs import NewJob
 from db.models import Job
 from db.owned import owned_row
-from vlyard.errors import Complaint, Forbidden, InvalidInput
+from vlyard.errors import Complaint, Forbidden, InvalidInput, VLyardError
+from vlyard.files import ArtefactKind
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.spec import Reference
 from vlyard.jobs.view import Batch, Submission
@@ -25,8 +29,20 @@ from vlyard.teams import Role
 
 _REFUSED = "the request is not valid"
 
+Submitted = Job | NewJob  # what an earlier try of the request stored, as it is now; or what was stored just now
 
-def submit(session: Session, caller: Caller, submission: Submission, idempotency_key: str | None) -> Job:
+
+@dataclass(frozen=True)
+class Request:
+    """A submission that shares a transaction with those of others, and nothing else."""
+
+    caller: Caller
+    submission: Submission
+    idempotency_key: str | None
+    id: UUID = field(default_factory=uuid7)  # of the job, unless an earlier try has made it
+
+
+def submit(session: Session, caller: Caller, submission: Submission, idempotency_key: str | None) -> Submitted:
     """Store a job, or find the one that an earlier try of the same request stored."""
     new = uuid7()
     if idempotency_key is not None:
@@ -37,7 +53,47 @@ def submit(session: Session, caller: Caller, submission: Submission, idempotency
     return job
 
 
-def submit_batch(session: Session, caller: Caller, batch: Batch, idempotency_key: str | None) -> Sequence[Job]:
+def submit_each(session: Session, requests: Sequence[Request]) -> Sequence[Submitted | VLyardError]:
+    """Do for each request what `submit` does, with a handful of statements for all of them.
+
+    Each has an answer of its own, and one that is refused harms no other. No job among them may wait for another one's
+    output: that locks rows, and everybody here would have to wait for them.
+    """
+    asked = [(each.caller, Wanted(each.id, each.submission, "")) for each in requests]
+    facts = _facts(session, asked)
+    refused = {wanted.id: fault for caller, wanted in asked if (fault := _fault(caller, wanted, facts))}
+    before = _made_before(session, requests, refused)
+    nothing = Plan({}, {}, ())
+    new = {
+        wanted.id: _job(caller.team, wanted, nothing, facts.now)
+        for caller, wanted in asked
+        if wanted.id not in refused and wanted.id not in before
+    }
+    jobs.insert_jobs(session, new.values())
+    found: dict[UUID, Submitted | VLyardError] = {**refused, **new}
+    for each in requests:
+        if made := before.get(each.id):
+            found[each.id] = owned_row(session, Job, each.caller.team, made) if isinstance(made, UUID) else made
+    return [found[each.id] for each in requests]
+
+
+def _made_before(
+    session: Session, requests: Sequence[Request], refused: Collection[UUID]
+) -> Mapping[UUID, UUID | VLyardError]:
+    """By the request's id, what an earlier try of it made, or why that cannot be said. Remembers those that are new."""
+    tries = [
+        Try(each.caller.team, each.idempotency_key, fingerprint(each.submission), each.id)
+        for each in requests
+        if each.idempotency_key is not None
+    ]
+    fresh = [each for each in tries if each.made not in refused]
+    said = dict(zip(fresh, idempotency.remember_each(session, fresh), strict=True))
+    # What is refused now may have been accepted before, when an input was still there.
+    known = idempotency.made_before(session, [each for each in tries if each.made in refused])
+    return {each.made: found for each, found in (said | known).items() if found is not None and found != each.made}
+
+
+def submit_batch(session: Session, caller: Caller, batch: Batch, idempotency_key: str | None) -> Sequence[Submitted]:
     """Store all jobs of a batch in their order, or find those that an earlier try of the same request stored."""
     first = uuid7()
     if idempotency_key is not None:
@@ -72,33 +128,28 @@ def _names(batch: Batch, ids: Sequence[UUID]) -> dict[str, UUID]:
 
 
 def accept(
-    session: Session, caller: Caller, wanted: Sequence[Wanted], names: dict[str, UUID] | None = None
-) -> Sequence[Job]:
+    session: Session, caller: Caller, wanted: Sequence[Wanted], names: Mapping[str, UUID] | None = None
+) -> Sequence[NewJob]:
     """Store wanted jobs, all or none, or raise `InvalidInput` with every fault; `names` are a batch's entries."""
     for each in wanted:
-        if KINDS[each.submission.spec.kind].admin_only and caller.role is not Role.ADMIN:
-            raise Forbidden(f"jobs of kind {each.submission.spec.kind} are for administrators")
-    complaints = [
-        *_unstorable(wanted),
-        *_without_pool(session, wanted),
-        *_unready(session, caller.team, wanted),
-        *_too_long(wanted),
-    ]
+        _admit(caller, each.submission)
+    facts = _facts(session, [(caller, each) for each in wanted])
+    complaints = [complaint for each in wanted for complaint in _complaints(caller.team, each, facts)]
     plan = dependencies.plan(session, caller.team, wanted, names or {})
     if complaints or plan.complaints:
         raise InvalidInput(_REFUSED, [*complaints, *plan.complaints])
-    now = jobs.now(session) if any(each.submission.expires_in for each in wanted) else None
-    made = [_job(caller.team, each, plan, now) for each in wanted]
+    made = [_job(caller.team, each, plan, facts.now) for each in wanted]
     jobs.insert_jobs(session, made)
     insert_needs(session, plan.rows())
     return made
 
 
-def _job(team: UUID, wanted: Wanted, plan: Plan, now: datetime | None) -> Job:
+def _job(team: UUID, wanted: Wanted, plan: Plan, now: datetime) -> NewJob:
     submission = wanted.submission
     kind = KINDS[submission.spec.kind]
     state, spec = plan.start(wanted.id, submission.spec.model_dump(mode="json"))
-    return Job(
+    seconds = submission.expires_in
+    return NewJob(
         id=wanted.id,
         team_id=team,
         kind=kind.name,
@@ -109,23 +160,78 @@ def _job(team: UUID, wanted: Wanted, plan: Plan, now: datetime | None) -> Job:
         state=state,
         max_attempts=kind.max_attempts,
         labels=submission.labels,
-        expires_at=submission.expires_at
-        if now is None or submission.expires_in is None
-        else now + timedelta(seconds=submission.expires_in),
+        expires_at=submission.expires_at if seconds is None else now + timedelta(seconds=seconds),
         max_runtime_seconds=submission.max_runtime,
         cloned_from=wanted.cloned_from,
+        created_at=now,
     )
 
 
 # --- what is checked ------------------------------------------------------------------------------------------
 
 
-def _unstorable(wanted: Sequence[Wanted]) -> Iterator[Complaint]:
-    for each in wanted:
-        for name, value in each.submission.spec.model_dump(mode="json").items():
-            if _holds_nul(value):
-                what = "the text contains the character U+0000, which cannot be stored"
-                yield Complaint(f"{each.where}/spec/{name}", what, "remove it")
+@dataclass(frozen=True)
+class _Facts:
+    """What the database knows about wanted jobs."""
+
+    now: datetime
+    pools: Collection[str]
+    ready: Mapping[tuple[UUID, UUID], ArtefactKind]  # by (team, artefact)
+
+
+def _facts(session: Session, asked: Iterable[tuple[Caller, Wanted]]) -> _Facts:
+    pools: set[str] = set()
+    inputs: dict[UUID, set[UUID]] = {}
+    for caller, wanted in asked:
+        pools.add(wanted.submission.pool)
+        if named := _inputs(wanted):
+            inputs.setdefault(caller.team, set()).update(named)
+    files = ((team, file) for team, named in inputs.items() for file in artefacts.ready(session, team, named))
+    ready = {(team, file.id): file.kind for team, file in files}
+    now, found = jobs.circumstances(session, pools)
+    return _Facts(now, found, ready)
+
+
+def _fault(caller: Caller, wanted: Wanted, facts: _Facts) -> VLyardError | None:
+    """Why a job cannot be accepted."""
+    try:
+        _admit(caller, wanted.submission)
+    except Forbidden as error:
+        return error
+    complaints = tuple(_complaints(caller.team, wanted, facts))
+    return InvalidInput(_REFUSED, complaints) if complaints else None
+
+
+def _admit(caller: Caller, submission: Submission) -> None:
+    if KINDS[submission.spec.kind].admin_only and caller.role is not Role.ADMIN:
+        raise Forbidden(f"jobs of kind {submission.spec.kind} are for administrators")
+
+
+def _complaints(team: UUID, wanted: Wanted, facts: _Facts) -> Iterator[Complaint]:
+    yield from _unstorable(wanted)
+    if wanted.submission.pool not in facts.pools:
+        yield Complaint(f"{wanted.where}/pool", f"there is no pool {wanted.submission.pool!r}")
+    for id in _inputs(wanted):
+        where = f"{wanted.where}/spec/{_field_of(wanted.submission, id)}"
+        kind = facts.ready.get((team, id))
+        if kind is None:
+            fix = "upload it, complete the upload, then name its id here"
+            yield Complaint(where, f"there is no artefact {id} that is ready", fix)
+        elif kind is ArtefactKind.TREE and id not in wanted.submission.spec.trees():
+            yield Complaint(where, f"the artefact {id} is a directory", "name a file")
+    yield from _too_long(wanted)
+
+
+def _inputs(wanted: Wanted) -> Sequence[UUID]:
+    """The artefacts that a job names by their ids."""
+    return [id for id in wanted.submission.spec.inputs() if not isinstance(id, Reference)]
+
+
+def _unstorable(wanted: Wanted) -> Iterator[Complaint]:
+    for name, value in wanted.submission.spec.model_dump(mode="json").items():
+        if _holds_nul(value):
+            what = "the text contains the character U+0000, which cannot be stored"
+            yield Complaint(f"{wanted.where}/spec/{name}", what, "remove it")
 
 
 def _holds_nul(value: object) -> bool:
@@ -136,33 +242,12 @@ def _holds_nul(value: object) -> bool:
     return isinstance(value, str) and "\0" in value
 
 
-def _without_pool(session: Session, wanted: Sequence[Wanted]) -> Iterator[Complaint]:
-    missing = {pool for pool in {each.submission.pool for each in wanted} if not accounts.pool_exists(session, pool)}
-    for each in wanted:
-        if each.submission.pool in missing:
-            yield Complaint(f"{each.where}/pool", f"there is no pool {each.submission.pool!r}")
-
-
-def _unready(session: Session, team: UUID, wanted: Sequence[Wanted]) -> Iterator[Complaint]:
-    named = [(each, id) for each in wanted for id in each.submission.spec.inputs() if not isinstance(id, Reference)]
-    if not named:
-        return
-    found = {artefact.id for artefact in artefacts.ready(session, team, {id for _, id in named})}
-    for each, id in named:
-        if id not in found:
-            yield Complaint(
-                f"{each.where}/spec/{_field_of(each.submission, id)}",
-                f"there is no artefact {id} that is ready",
-                "upload it, complete the upload, then name its id here",
-            )
-
-
-def _too_long(wanted: Sequence[Wanted]) -> Iterator[Complaint]:
-    for each in wanted:
-        limit = KINDS[each.submission.spec.kind].time_limit.total_seconds()
-        if each.submission.max_runtime is not None and each.submission.max_runtime > limit:
-            what = f"jobs of kind {each.submission.spec.kind} run for {limit:g} s at most"
-            yield Complaint(f"{each.where}/max_runtime", what, "ask for less, or leave it out")
+def _too_long(wanted: Wanted) -> Iterator[Complaint]:
+    kind, asked = KINDS[wanted.submission.spec.kind], wanted.submission.max_runtime
+    limit = kind.time_limit.total_seconds()
+    if asked is not None and asked > limit:
+        what = f"jobs of kind {kind.name} run for {limit:g} s at most"
+        yield Complaint(f"{wanted.where}/max_runtime", what, "ask for less, or leave it out")
 
 
 def _field_of(submission: Submission, artefact: UUID) -> str:

@@ -12,6 +12,8 @@ import psycopg
 import structlog
 from psycopg import sql
 
+from db.session import KEEPALIVE
+
 log = structlog.get_logger()
 
 
@@ -57,10 +59,10 @@ class Bell:
                 channels, self._struck = self._struck, set()
             try:
                 if connection is None or connection.closed:
-                    connection = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
+                    connection = _connect(self._url)
                 for channel in channels:
                     connection.execute(sql.SQL("NOTIFY {}").format(sql.Identifier(channel)))
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 log.warning("wake-up not sent", error=str(error).strip())
                 connection = None
             self._stopped.wait(self._pause)
@@ -89,15 +91,19 @@ class Listener:
         while not self._stopped.is_set():
             try:
                 self._listen()
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 log.warning("listening again", error=str(error).strip())
                 self._stopped.wait(0.5)
 
     def _listen(self) -> None:
-        with psycopg.connect(self._url, autocommit=True, connect_timeout=5) as connection:
+        with _connect(self._url) as connection:
             for channel in self._channels:
                 connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             self._heard()  # something may have happened while nobody listened
             while not self._stopped.is_set():
                 if any(True for _ in connection.notifies(timeout=1.0, stop_after=1)):
                     self._heard()
+
+
+def _connect(url: str) -> psycopg.Connection:
+    return psycopg.connect(url, autocommit=True, connect_timeout=5, **KEEPALIVE)

@@ -1,8 +1,9 @@
 """Teams, their API keys and the pools."""
 
+from collections.abc import Collection, Mapping
 from uuid import UUID
 
-from sqlalchemy import exists, select
+from sqlalchemy import ARRAY, Text, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -22,19 +23,25 @@ def add_key(session: Session, team: UUID, *, prefix: str, sha256: bytes, role: R
     session.flush()
 
 
-def key_with_prefix(session: Session, prefix: str) -> tuple[UUID, bytes, Role] | None:
-    """The (team, digest, role) of the unrevoked key with this visible prefix."""
-    query = select(ApiKey.team_id, ApiKey.sha256, ApiKey.role).where(
-        ApiKey.prefix == prefix, ApiKey.revoked_at.is_(None)
-    )
-    row = session.execute(query).one_or_none()
-    return None if row is None else (row.team_id, row.sha256, row.role)
+_KEYS = select(ApiKey.prefix, ApiKey.team_id, ApiKey.sha256, ApiKey.role).where(
+    ApiKey.prefix == func.any(bindparam("prefixes", type_=ARRAY(Text))), ApiKey.revoked_at.is_(None)
+)
+
+
+def keys_with_prefixes(session: Session, prefixes: Collection[str]) -> Mapping[str, tuple[UUID, bytes, Role]]:
+    """The (team, digest, role) of each unrevoked key that has one of these visible prefixes, by the prefix."""
+    if not prefixes:
+        return {}
+    rows = session.connection().execute(_KEYS, {"prefixes": list(prefixes)})
+    return {row.prefix: (row.team_id, row.sha256, row.role) for row in rows}
+
+
+def revoke(session: Session, prefix: str) -> bool:
+    """Take the key with this prefix back; false where there is none."""
+    revoked = update(ApiKey).where(ApiKey.prefix == prefix, ApiKey.revoked_at.is_(None)).values(revoked_at=func.now())
+    return session.execute(revoked.returning(ApiKey.id)).one_or_none() is not None
 
 
 def ensure_pool(session: Session, name: str) -> None:
     """Make the pool where there is none."""
     session.execute(insert(Pool).values(name=name).on_conflict_do_nothing())
-
-
-def pool_exists(session: Session, name: str) -> bool:
-    return bool(session.scalar(select(exists().where(Pool.name == name))))

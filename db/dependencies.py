@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Uuid, column, func, insert, select, values
+from sqlalchemy import ARRAY, Uuid, bindparam, column, func, insert, select, values
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, aliased
 
-from db.jobs import append_events, moved_to
+from db.jobs import append_events, is_in, moved_to
 from db.models import Job, JobDependency
 from vlyard.jobs.state import State
 
@@ -58,9 +58,7 @@ def lock_waiting_for(session: Session, jobs: Iterable[UUID]) -> Sequence[Blocked
     What they need is read after they are locked: of two transactions that end the last two jobs that one waits for,
     the later sees both ends.
     """
-    waiting = select(JobDependency.job_id).where(JobDependency.needs_id.in_(list(jobs)))
-    query = select(Job.id, Job.team_id, Job.kind, Job.spec).where(Job.id.in_(waiting), Job.state == State.BLOCKED)
-    locked = session.execute(query.order_by(Job.id).with_for_update(key_share=True)).all()
+    locked = session.connection().execute(_LOCK_WAITING, {"ended": list(jobs)}).all()
     if not locked:
         return ()
     needs: dict[UUID, list[tuple[str, str, Needed]]] = {row.id: [] for row in locked}
@@ -114,3 +112,19 @@ def _given(name: str, rows: Mapping[UUID, Mapping[str, Any]]) -> Any:
     return values(column("id", Uuid), column(name, JSONB), name="given").data(
         [(job, dict(v)) for job, v in rows.items()]
     )
+
+
+# What the end of every job asks, built once.
+_LOCK_WAITING = (
+    select(Job.id, Job.team_id, Job.kind, Job.spec)
+    .where(
+        Job.id.in_(
+            select(JobDependency.job_id).where(
+                JobDependency.needs_id == func.any(bindparam("ended", type_=ARRAY(Uuid)))
+            )
+        ),
+        is_in(State.BLOCKED),
+    )
+    .order_by(Job.id)
+    .with_for_update(key_share=True)
+)

@@ -1,11 +1,13 @@
-"""Reading what happened to jobs. An event's number is given under its job's row lock: where n is seen, n - 1 is too."""
+"""What happens to jobs, written and read. An event's number is given under its job's row lock: n - 1 is before n."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Integer, Uuid, cast, func, select, true
+from sqlalchemy import ARRAY, CTE, ColumnElement, Integer, Uuid, cast, func, insert, literal, select, true
 from sqlalchemy.orm import Session, aliased
 
 from db.models import JobEvent
@@ -17,6 +19,16 @@ class Place:
 
     job: UUID
     after: int
+
+
+def told(moved: CTE, data: Mapping[str, ColumnElement[Any]]) -> CTE:
+    """One state event for each row of a statement that moves jobs and returns their `id` and `last_event`.
+
+    It is a part of that statement: nothing travels to this process and back.
+    """
+    pairs = chain.from_iterable((literal(name), value) for name, value in data.items())
+    rows = select(moved.c.id, moved.c.last_event, literal("state"), func.jsonb_build_object(*pairs))
+    return insert(JobEvent).from_select(["job_id", "seq", "type", "data"], rows, include_defaults=False).cte("told")
 
 
 def news(session: Session, places: Sequence[Place], limit: int) -> Mapping[Place, Sequence[JobEvent]]:

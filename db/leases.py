@@ -9,32 +9,36 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    CTE,
     Boolean,
+    ColumnElement,
     Double,
     Integer,
     Select,
-    TableValuedAlias,
     Text,
+    Update,
     Uuid,
+    bindparam,
     case,
-    cast,
+    column,
     func,
     insert,
+    literal,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from db.arrays import as_table
 from db.clock import from_now, seconds
-from db.jobs import append_events, moved_to
+from db.events import told
+from db.jobs import append_events, is_in, moved_to
 from db.models import Attempt, Job, Outcome
 from db.queue import Pair
+from db.recordset import recordset, to_rows
 from db.session import to_json
 from vlyard.jobs.kinds import Device
-from vlyard.jobs.state import State
+from vlyard.jobs.state import State, sources
 
 
 @dataclass(frozen=True)
@@ -90,35 +94,15 @@ class Renewed:
 
 def claim(session: Session, worker: UUID, pairs: Sequence[Pair], lease_seconds: float) -> Sequence[Claimed]:
     """Take dispatched jobs, if their attempts are still the current ones: one compare-and-set for all of them."""
-    statement = (
-        moved_to(State.RUNNING)
-        .where(tuple_(Job.id, Job.attempt).in_(pairs))
-        .values(
-            worker_id=worker,
-            claimed_at=func.now(),
-            started_at=case((Job.bundle.is_(None), func.now())),  # a bundle's members begin one after the other
-            lease_until=from_now(lease_seconds),
-            progress=None,
-        )
-        .returning(Job.id, Job.attempt, Job.team_id, Job.kind, Job.spec, Job.max_runtime_seconds, Job.last_event)
-    )
-    rows = session.execute(statement).all()
-    if rows:
-        session.execute(insert(Attempt), [{"job_id": r.id, "number": r.attempt, "worker_id": worker} for r in rows])
-    append_events(session, [(r.id, r.last_event, {"state": State.RUNNING, "attempt": r.attempt}) for r in rows])
+    given = {"rows": _pairs(pairs), "by_worker": worker, "lease": lease_seconds}
+    rows = session.connection().execute(_CLAIM, given)
     return [Claimed(row.id, row.attempt, row.team_id, row.kind, row.spec, row.max_runtime_seconds) for row in rows]
 
 
 def note_starts(session: Session, worker: UUID, spent: Mapping[Pair, float]) -> None:
     """Store when handlers began, each so many seconds ago, where that is not known yet."""
-    jobs, attempts = [job for job, _ in spent], [attempt for _, attempt in spent]
-    began = as_table("began", job=(Uuid, jobs), attempt=(Integer, attempts), spent=(Double, list(spent.values())))
-    session.execute(
-        update(Job)
-        .where(Job.id == began.c.job, Job.attempt == began.c.attempt, Job.worker_id == worker)
-        .where(Job.state == State.RUNNING, Job.started_at.is_(None))
-        .values(started_at=func.now() - seconds(began.c.spent))
-    )
+    rows = to_rows({"job": job, "attempt": attempt, "spent": past} for (job, attempt), past in spent.items())
+    session.connection().execute(_NOTE_STARTS, {"rows": rows, "by_worker": worker})
 
 
 def renew(session: Session, worker: UUID, pairs: Sequence[Pair], lease_seconds: float) -> Sequence[Renewed]:
@@ -143,88 +127,59 @@ def record_progress(session: Session, worker: UUID, pair: Pair, progress: Mappin
 
 def lock_held(session: Session, worker: UUID, pairs: Sequence[Pair]) -> Sequence[Held]:
     """Those of these attempts that the worker still holds, locked."""
-    query = _locked(skip=False).where(
-        tuple_(Job.id, Job.attempt).in_(pairs), Job.worker_id == worker, Job.state == State.RUNNING
-    )
-    return _held_rows(session, query.order_by(Job.id))  # in one order, so that two of them never wait for each other
+    return [
+        Held(*row) for row in session.connection().execute(_LOCK_HELD, {"rows": _pairs(pairs), "by_worker": worker})
+    ]
 
 
 def end_attempts(session: Session, closings: Sequence[Closing]) -> None:
     """Close the attempts of locked jobs and move the jobs on: one statement for each state that they move to."""
     for target in {closing.target for closing in closings}:
-        rows = [closing for closing in closings if closing.target is target]
-        new = _closing_rows(rows)
-        error = cast(new.c.error, JSONB)
-        values: dict[str, Any] = {
-            "lease_until": None,
-            "bundle": None,
-            "failures": new.c.failures,
-            "result": cast(new.c.result, JSONB),
-            "error": error if target is State.SUCCEEDED else func.coalesce(error, Job.error),
-            "started_at": func.coalesce(Job.started_at, func.now() - seconds(new.c.spent)),
-        }
-        if target is State.QUEUED:
-            values |= {"available_at": func.now() + seconds(new.c.delay), "worker_id": None, "progress": None}
-            values |= {"started_at": None, "alone": new.c.alone}
-        else:
-            values["finished_at"] = func.now()
-        session.execute(moved_to(target, State.RUNNING).where(Job.id == new.c.job).values(values))
-    _end_attempt_rows(session, closings)
-    append_events(session, [(each.held.job, each.held.last_event + 1, _told(each)) for each in closings])
+        rows = [_closing_row(closing) for closing in closings if closing.target is target]
+        session.connection().execute(_END[target], {"rows": to_json(rows)})
 
 
-def _closing_rows(rows: Sequence[Closing]) -> TableValuedAlias:
-    return as_table(
-        "new",
-        job=(Uuid, [row.held.job for row in rows]),
-        result=(Text, [None if row.result is None else to_json(row.result) for row in rows]),
-        error=(Text, [None if row.error is None else to_json(row.error) for row in rows]),
-        failures=(Integer, [row.failures for row in rows]),
-        delay=(Double, [row.delay for row in rows]),
-        spent=(Double, [row.spent for row in rows]),
-        alone=(Boolean, [row.alone for row in rows]),
-    )
-
-
-def _end_attempt_rows(session: Session, closings: Sequence[Closing]) -> None:
-    ended = as_table(
-        "ended",
-        job=(Uuid, [each.held.job for each in closings]),
-        number=(Integer, [each.held.attempt for each in closings]),
-        outcome=(Text, [each.outcome.value for each in closings]),
-        error=(Text, [None if each.error is None else to_json(each.error) for each in closings]),
-        on_gpu=(Boolean, [each.held.device is Device.GPU for each in closings]),
-        spent=(Double, [each.spent for each in closings]),
-    )
-    whole = func.extract("epoch", func.now() - Attempt.started_at)
-    session.execute(
-        update(Attempt)
-        .where(Attempt.job_id == ended.c.job, Attempt.number == ended.c.number)
-        .values(
-            ended_at=func.now(),
-            outcome=ended.c.outcome,
-            error=cast(ended.c.error, JSONB),
-            gpu_seconds=case((ended.c.on_gpu, func.coalesce(ended.c.spent, whole)), else_=0),
-        )
-    )
-
-
-def _told(closing: Closing) -> dict[str, Any]:
+def _closing_row(closing: Closing) -> dict[str, Any]:
     return {
-        "state": closing.target,
+        "job": str(closing.held.job),
         "attempt": closing.held.attempt,
         "outcome": closing.outcome,
+        "result": closing.result,
         "error": closing.error,
+        "failures": closing.failures,
+        "delay": closing.delay,
+        "spent": closing.spent,
+        "alone": closing.alone,
     }
 
 
 def lock_expired(session: Session, limit: int) -> Sequence[Held]:
     """Running jobs whose lease has run out."""
-    query = _locked().where(Job.state == State.RUNNING, Job.lease_until < func.now())
-    return _held_rows(session, query.order_by(Job.lease_until).limit(limit))
+    query = _locked(skip=True).where(Job.state == State.RUNNING, Job.lease_until < func.now())
+    return [Held(*row) for row in session.execute(query.order_by(Job.lease_until).limit(limit))]
 
 
-def _locked(*, skip: bool = True) -> Select[*tuple[Any, ...]]:
+def _pairs(pairs: Sequence[Pair]) -> str:
+    return to_rows({"job": job, "attempt": attempt} for job, attempt in pairs)
+
+
+# --- the statements, built once -------------------------------------------------------------------------------
+
+_WORKER = bindparam("by_worker", type_=Uuid)
+_PAIR: Sequence[ColumnElement[Any]] = (column("job", Uuid), column("attempt", Integer))
+_CLOSING: Sequence[ColumnElement[Any]] = (
+    *_PAIR,
+    column("outcome", Text),
+    column("result", JSONB),
+    column("error", JSONB),
+    column("failures", Integer),
+    column("delay", Double),
+    column("spent", Double),
+    column("alone", Boolean),
+)
+
+
+def _locked(*, skip: bool) -> Select[*tuple[Any, ...]]:
     query = select(
         Job.id,
         Job.attempt,
@@ -236,8 +191,93 @@ def _locked(*, skip: bool = True) -> Select[*tuple[Any, ...]]:
         Job.last_event,
         Job.bundle.is_not(None),
     )
-    return query.with_for_update(skip_locked=skip)
+    return query.with_for_update(skip_locked=skip, of=Job)
 
 
-def _held_rows(session: Session, query: Select[*tuple[Any, ...]]) -> Sequence[Held]:
-    return [Held(*row) for row in session.execute(query)]
+def _lock_held() -> Select[*tuple[Any, ...]]:
+    asked = recordset(_PAIR)
+    of_worker = (Job.id == asked.c.job, Job.attempt == asked.c.attempt, Job.worker_id == _WORKER, is_in(State.RUNNING))
+    return _locked(skip=False).where(*of_worker).order_by(Job.id)  # in one order: two of them never wait for each other
+
+
+def _note_starts() -> Update:
+    began = recordset((*_PAIR, column("spent", Double)))
+    return (
+        update(Job)
+        .where(Job.id == began.c.job, Job.attempt == began.c.attempt, Job.worker_id == _WORKER)
+        .where(is_in(State.RUNNING), Job.started_at.is_(None))
+        .values(started_at=func.now() - seconds(began.c.spent))
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _claim() -> Select[Any]:
+    rung = recordset(_PAIR)
+    moved = (
+        moved_to(State.RUNNING)
+        .where(Job.id == rung.c.job, Job.attempt == rung.c.attempt)
+        .values(
+            worker_id=_WORKER,
+            claimed_at=func.now(),
+            started_at=case((Job.bundle.is_(None), func.now())),  # a bundle's members begin one after the other
+            lease_until=func.now() + seconds(bindparam("lease", type_=Double)),
+            progress=None,
+        )
+        .returning(Job.id, Job.attempt, Job.team_id, Job.kind, Job.spec, Job.max_runtime_seconds, Job.last_event)
+        .cte("moved")
+    )
+    begun = select(moved.c.id, moved.c.attempt, _WORKER)
+    columns = ["job_id", "number", "worker_id"]
+    attempts = insert(Attempt).from_select(columns, begun, include_defaults=False).cte("begun")
+    events = told(moved, {"state": literal(State.RUNNING.value), "attempt": moved.c.attempt})
+    return select(moved).add_cte(attempts, events)
+
+
+def _end(target: State) -> Select[Any]:
+    new = recordset(_CLOSING)
+    values: dict[str, Any] = {
+        "lease_until": None,
+        "bundle": None,
+        "failures": new.c.failures,
+        "result": new.c.result,
+        "error": new.c.error if target is State.SUCCEEDED else func.coalesce(new.c.error, Job.error),
+        "started_at": func.coalesce(Job.started_at, func.now() - seconds(new.c.spent)),
+    }
+    if target is State.QUEUED:
+        values |= {"available_at": func.now() + seconds(new.c.delay), "worker_id": None, "progress": None}
+        values |= {"started_at": None, "alone": new.c.alone, "rung_at": case((new.c.delay > 0, func.now()))}
+    else:
+        values["finished_at"] = func.now()
+    told_of = (new.c.outcome, new.c.error.label("reason"), new.c.spent)
+    moved = (
+        moved_to(target, State.RUNNING)
+        .where(Job.id == new.c.job, Job.attempt == new.c.attempt)
+        .values(values)
+        .returning(Job.id, Job.attempt, Job.last_event, Job.device, *told_of)
+        .cte("moved")
+    )
+    data = {"state": literal(target.value), "attempt": moved.c.attempt, "outcome": moved.c.outcome}
+    events = told(moved, {**data, "error": moved.c.reason})
+    return select(func.count()).select_from(moved).add_cte(_ended_attempts(moved), events)
+
+
+def _ended_attempts(moved: CTE) -> CTE:
+    """The part of the statement that closes the attempts of the jobs that it moves."""
+    whole = func.extract("epoch", func.now() - Attempt.started_at)
+    return (
+        update(Attempt)
+        .where(Attempt.job_id == moved.c.id, Attempt.number == moved.c.attempt)
+        .values(
+            ended_at=func.now(),
+            outcome=moved.c.outcome,
+            error=moved.c.reason,
+            gpu_seconds=case((moved.c.device == Device.GPU, func.coalesce(moved.c.spent, whole)), else_=0),
+        )
+        .cte("ended")
+    )
+
+
+_LOCK_HELD = _lock_held()
+_NOTE_STARTS = _note_starts()
+_CLAIM = _claim()
+_END = {target: _end(target) for target in State if State.RUNNING in sources(target)}

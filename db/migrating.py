@@ -1,6 +1,7 @@
 """Bringing a database to the schema that this code expects."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from alembic import command
@@ -9,24 +10,27 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError
 
 from db.models import Table
 from db.session import engine_url, translated
+from vlyard.errors import Unavailable
 
 # Any constant will do, as long as every process that migrates takes the same advisory lock.
 _LOCK = 0x766C79617264
+_LOCK_MILLISECONDS = 3_000  # that a migration waits for a table, and those who come after it with it
+_LOCK_STATES = {"40P01", "55P03"}  # it and another waited for each other; the time was over
+_TRIES = 20
 
 
 def upgrade(url: str, revision: str = "head") -> None:
     """Migrate to a revision; processes that do so at once wait for each other."""
-    with _connection(url) as connection:
-        command.upgrade(_config(connection), revision)
+    _migrate(url, command.upgrade, revision)
 
 
 def downgrade(url: str, revision: str) -> None:
     """Migrate back to a revision; `base` is the empty database."""
-    with _connection(url) as connection:
-        command.downgrade(_config(connection), revision)
+    _migrate(url, command.downgrade, revision)
 
 
 def differences(url: str) -> list[object]:
@@ -47,6 +51,26 @@ def write_revision(url: str, number: str, message: str) -> None:
     """Write the next migration from what the models say and the database lacks."""
     with _connection(url) as connection:
         command.revision(_config(connection), message, autogenerate=True, rev_id=number)
+
+
+def _migrate(url: str, move: Callable[[Config, str], None], revision: str) -> None:
+    """Migrate in one transaction, which is begun again where those who work in the database keep a lock from it."""
+    for left in reversed(range(_TRIES)):
+        try:
+            with _connection(url) as connection:
+                connection.execute(text(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}"))
+                move(_config(connection), revision)
+        except Unavailable as error:
+            if not left or not _lacked_a_lock(error):
+                raise
+            time.sleep(1)
+        else:
+            return
+
+
+def _lacked_a_lock(error: Unavailable) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, DBAPIError) and getattr(cause.orig, "sqlstate", None) in _LOCK_STATES
 
 
 def _config(connection: Connection) -> Config:

@@ -23,6 +23,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from uuid_utils.compat import uuid7
 
+from vlyard.files import ArtefactKind
 from vlyard.jobs.kinds import Device
 from vlyard.jobs.state import State
 from vlyard.teams import Role
@@ -33,6 +34,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     LOST = "lost"  # nobody renewed its lease
+    RELEASED = "released"  # its worker was told to stop, and gave it back: it counts as no attempt
 
 
 class DeliveryState(StrEnum):
@@ -79,6 +81,7 @@ class Table(DeclarativeBase):
         Outcome: _by_value(Outcome),
         Device: _by_value(Device),
         ArtefactState: _by_value(ArtefactState),
+        ArtefactKind: _by_value(ArtefactKind),
         DeliveryState: _by_value(DeliveryState),
     }
 
@@ -171,7 +174,7 @@ class Job(Table):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     available_at: Mapped[datetime] = mapped_column(server_default=func.now())  # later than now while backing off
     dispatched_at: Mapped[datetime | None]
-    rung_at: Mapped[datetime | None]
+    rung_at: Mapped[datetime | None]  # set in a queued job while it backs off, out of the line
     claimed_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -197,14 +200,21 @@ class Job(Table):
             "team_id",
             text("priority DESC"),
             "id",
-            postgresql_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued' AND rung_at IS NULL"),
         ),
+        Index("ix_jobs_delayed", "available_at", postgresql_where=text("state = 'queued' AND rung_at IS NOT NULL")),
         Index("ix_jobs_dispatched", "rung_at", postgresql_where=text("state = 'dispatched'")),
         Index("ix_jobs_running", "lease_until", postgresql_where=text("state = 'running'")),
         Index("ix_jobs_held", "pool", postgresql_where=text("state IN ('dispatched', 'running')")),
         Index("ix_jobs_expiring", "expires_at", postgresql_where=text("state IN ('blocked', 'queued', 'dispatched')")),
         Index("ix_jobs_team", "team_id", text("id DESC")),
-        Index("ix_jobs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
+        Index(
+            "ix_jobs_labels",
+            "labels",
+            postgresql_using="gin",
+            postgresql_ops={"labels": "jsonb_path_ops"},
+            postgresql_where=text("labels <> '{}'::jsonb"),  # most jobs have none, and move often
+        ),
     )
 
 
@@ -234,6 +244,15 @@ class Attempt(Table):
     outcome: Mapped[Outcome | None]
     error: Mapped[dict[str, Any] | None]
     gpu_seconds: Mapped[float] = mapped_column(server_default=text("0"))
+    swept: Mapped[bool] = mapped_column(server_default=text("false"))  # what it left in the store has been removed
+
+    __table_args__ = (
+        Index(
+            "ix_attempts_unswept",
+            "ended_at",
+            postgresql_where=text("outcome <> 'succeeded' AND NOT swept"),
+        ),
+    )
 
 
 class JobEvent(Table):
@@ -261,7 +280,7 @@ class JobLog(Table):
 
 
 class Artefact(Table):
-    """A file in S3 that a team uploaded or a job made."""
+    """A file or a tree of files in S3 that a team uploaded or a job made."""
 
     __tablename__ = "artefacts"
 
@@ -273,11 +292,31 @@ class Artefact(Table):
     media_type: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
-    key: Mapped[str] = mapped_column(unique=True)
+    key: Mapped[str] = mapped_column(unique=True)  # of a tree: its manifest's, beside which its files lie
+    kind: Mapped[ArtefactKind] = mapped_column(server_default=text("'file'"))
     state: Mapped[ArtefactState]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    asked_at: Mapped[datetime] = mapped_column(server_default=func.now())  # when its uploader was last heard of
 
-    __table_args__ = (Index("ix_artefacts_team", "team_id", text("id DESC")), Index("ix_artefacts_job", "job_id"))
+    __table_args__ = (
+        Index("ix_artefacts_team", "team_id", text("id DESC")),
+        Index("ix_artefacts_job", "job_id"),
+        Index("ix_artefacts_pending", "asked_at", postgresql_where=text("state = 'pending'")),
+        Index("ix_artefacts_resumable", "team_id", "sha256", postgresql_where=text("state = 'pending'")),
+    )
+
+
+class OpenUpload(Table):
+    """An object that comes in parts, and is not put together yet: S3's own name for that upload."""
+
+    __tablename__ = "uploads"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    artefact_id: Mapped[UUID] = mapped_column(ForeignKey("artefacts.id"))
+    upload: Mapped[str]
+    part_bytes: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = (Index("ix_uploads_artefact", "artefact_id"),)
 
 
 class IdempotencyKey(Table):
@@ -333,4 +372,5 @@ class WebhookDelivery(Table):
     __table_args__ = (
         Index("ix_webhook_deliveries_due", "next_at", postgresql_where=text("state = 'pending'")),
         Index("ix_webhook_deliveries_of", "webhook_id", "created_at"),
+        Index("ix_webhook_deliveries_over", "created_at", postgresql_where=text("state <> 'pending'")),
     )

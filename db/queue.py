@@ -10,11 +10,16 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    Double,
     Integer,
+    Select,
     Text,
     Uuid,
     and_,
+    bindparam,
+    column,
     func,
+    literal,
     or_,
     select,
     true,
@@ -23,10 +28,11 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from db.arrays import as_table
-from db.clock import from_now
-from db.jobs import append_events, moved_to
+from db.clock import from_now, seconds
+from db.events import told
+from db.jobs import moved_to
 from db.models import Job, Pool, Team, Worker
+from db.recordset import recordset, to_rows
 from vlyard.jobs.kinds import Device
 from vlyard.jobs.state import State
 
@@ -55,35 +61,23 @@ class Doorbell:
 def lock_pools(session: Session) -> Sequence[str]:
     """The pools that no other dispatcher is deciding about; they are this transaction's until it ends.
 
-    `NO KEY` lets submissions, which refer to the pool's key, go on meanwhile.
+    `NO KEY` lets submissions, which refer to the pool's key, go on meanwhile. The transaction's commit does not wait
+    for the disk: a crash of PostgreSQL that takes a dispatch back takes back no claim, because claims wait, and whoever
+    comes next dispatches again.
     """
-    return session.scalars(
-        select(Pool.name).order_by(Pool.name).with_for_update(skip_locked=True, key_share=True)
-    ).all()
+    return session.connection().scalars(_LOCK_POOLS).all()
 
 
 def capacity(session: Session, pool: str, fresh_seconds: float) -> Sequence[tuple[Device, frozenset[str], int]]:
     """The slots of the pool's living, undrained workers, by device and the kinds that they serve."""
-    query = (
-        select(Worker.device, Worker.kinds, func.sum(Worker.slots))
-        .where(Worker.pool == pool, _alive(fresh_seconds))
-        .group_by(Worker.device, Worker.kinds)
-    )
-    return [(device, frozenset(kinds), int(slots)) for device, kinds, slots in session.execute(query)]
+    rows = session.connection().execute(_CAPACITY, {"in_pool": pool, "fresh_seconds": fresh_seconds})
+    return [(device, frozenset(kinds), int(slots)) for device, kinds, slots in rows]
 
 
 def held(session: Session, pool: str, fresh_seconds: float) -> Sequence[tuple[UUID, str, int]]:
     """How many slots of living workers each (team, kind) takes up: dispatched jobs, and running ones."""
-    query = (
-        select(Job.team_id, Job.kind, func.count(func.coalesce(Job.bundle, Job.id).distinct()))
-        .outerjoin(Worker, Worker.id == Job.worker_id)
-        .where(
-            Job.pool == pool,
-            or_(Job.state == State.DISPATCHED, and_(Job.state == State.RUNNING, _alive(fresh_seconds))),
-        )
-        .group_by(Job.team_id, Job.kind)
-    )
-    return [(team, kind, count) for team, kind, count in session.execute(query)]
+    rows = session.connection().execute(_HELD, {"in_pool": pool, "fresh_seconds": fresh_seconds})
+    return [(team, kind, count) for team, kind, count in rows]
 
 
 def waiting(
@@ -93,55 +87,39 @@ def waiting(
 
     As (job, team, kind, priority, created, model, alone).
     """
-    kind = as_table("kind", name=(Text, list(limits)), most=(Integer, list(limits.values())))
-    model = func.coalesce(Job.spec["model"].astext, "")
-    first = (
-        select(Job.id, Job.team_id, Job.kind, Job.priority, Job.created_at, model.label("model"), Job.alone)
-        .where(
-            Job.team_id == Team.id,
-            Job.pool == pool,
-            Job.kind == kind.c.name,
-            Job.state == State.QUEUED,
-            Job.available_at <= func.now(),
-        )
-        .order_by(Job.priority.desc(), Job.id)
-        .limit(kind.c.most)
-        .lateral("first")
-    )
-    query = select(first).select_from(Team).join(kind, true()).join(first, true())
-    return [tuple(row) for row in session.execute(query)]
+    rows = to_rows({"kind": kind, "most": most} for kind, most in limits.items())
+    return [tuple(row) for row in session.connection().execute(_WAITING, {"in_pool": pool, "rows": rows})]
 
 
 def dispatch(session: Session, bundles: Iterable[Sequence[UUID]]) -> Sequence[Doorbell]:
     """Move queued jobs to dispatched, each with its next attempt number; the jobs of one sequence share a message."""
-    rows: list[tuple[UUID, UUID | None]] = []
+    chosen: list[dict[str, UUID | None]] = []
     for jobs in bundles:
-        name = uuid7() if len(jobs) > 1 else None
-        rows += [(job, name) for job in jobs]
-    chosen = as_table("chosen", job=(Uuid, [job for job, _ in rows]), bundle=(Uuid, [name for _, name in rows]))
-    statement = (
-        moved_to(State.DISPATCHED)
-        .where(Job.id == chosen.c.job)
-        .values(
-            attempt=Job.attempt + 1,
-            dispatched_at=func.now(),
-            rung_at=func.now(),
-            worker_id=None,
-            started_at=None,
-            bundle=chosen.c.bundle,
-        )
-        .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.device, Job.bundle, Job.last_event)
+        bundle = uuid7() if len(jobs) > 1 else None
+        chosen += [{"job": job, "bundle": bundle} for job in jobs]
+    return _doorbells(session.connection().execute(_DISPATCH, {"rows": to_rows(chosen)}).all())
+
+
+def admit(session: Session, limit: int) -> None:
+    """Let jobs that backed off long enough stand in line again. The line's index holds none that do not."""
+    due = (
+        select(Job.id)
+        .where(Job.state == State.QUEUED, Job.rung_at.is_not(None), Job.available_at <= func.now())
+        .order_by(Job.available_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
     )
-    moved = session.execute(statement).all()
-    append_events(session, [(r.id, r.last_event, {"state": State.DISPATCHED, "attempt": r.attempt}) for r in moved])
-    return _doorbells(moved)
+    session.execute(update(Job).where(Job.id.in_(due)).values(rung_at=None))
 
 
-def unanswered(session: Session, pools: Iterable[str], after_seconds: float, limit: int) -> Sequence[Doorbell]:
-    """Dispatched jobs that nobody claimed for so long; they count as rung now."""
+def unanswered(
+    session: Session, pool: str, kinds: Iterable[str], after_seconds: float, limit: int
+) -> Sequence[Doorbell]:
+    """The pool's dispatched jobs of these kinds that nobody claimed for so long; they count as rung now."""
     overdue = (
         select(Job.id)
-        .where(Job.state == State.DISPATCHED, Job.pool.in_(list(pools)), Job.rung_at < from_now(-after_seconds))
+        .where(Job.state == State.DISPATCHED, Job.rung_at < from_now(-after_seconds))
+        .where(Job.pool == pool, Job.kind.in_(list(kinds)))
         .order_by(Job.rung_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -172,5 +150,74 @@ def _doorbells(rows: Sequence[Any]) -> Sequence[Doorbell]:
     ]
 
 
-def _alive(fresh_seconds: float) -> Any:
-    return and_(Worker.ended_at.is_(None), ~Worker.draining, Worker.heartbeat_at > from_now(-fresh_seconds))
+# --- the statements, built once -------------------------------------------------------------------------------
+
+_POOL = bindparam("in_pool", type_=Text)
+_ALIVE = and_(
+    Worker.ended_at.is_(None),
+    ~Worker.draining,
+    Worker.heartbeat_at > func.now() - seconds(bindparam("fresh_seconds", type_=Double)),
+)
+
+_LOCK_POOLS = (
+    select(Pool.name, func.set_config("synchronous_commit", "off", True))
+    .order_by(Pool.name)
+    .with_for_update(skip_locked=True, key_share=True)
+)
+
+_CAPACITY = (
+    select(Worker.device, Worker.kinds, func.sum(Worker.slots))
+    .where(Worker.pool == _POOL, _ALIVE)
+    .group_by(Worker.device, Worker.kinds)
+)
+
+_HELD = (
+    select(Job.team_id, Job.kind, func.count(func.coalesce(Job.bundle, Job.id).distinct()))
+    .outerjoin(Worker, Worker.id == Job.worker_id)
+    .where(Job.pool == _POOL, or_(Job.state == State.DISPATCHED, and_(Job.state == State.RUNNING, _ALIVE)))
+    .group_by(Job.team_id, Job.kind)
+)
+
+
+def _waiting() -> Select[Any]:
+    limit = recordset([column("kind", Text), column("most", Integer)])
+    model = func.coalesce(Job.spec["model"].astext, "")
+    first = (
+        select(Job.id, Job.team_id, Job.kind, Job.priority, Job.created_at, model.label("model"), Job.alone)
+        .where(
+            Job.team_id == Team.id,
+            Job.pool == _POOL,
+            Job.kind == limit.c.kind,
+            Job.state == State.QUEUED,
+            Job.rung_at.is_(None),
+            Job.available_at <= func.now(),
+        )
+        .order_by(Job.priority.desc(), Job.id)
+        .limit(limit.c.most)
+        .lateral("first")
+    )
+    return select(first).select_from(Team).join(limit, true()).join(first, true())
+
+
+def _dispatch() -> Select[Any]:
+    chosen = recordset([column("job", Uuid), column("bundle", Uuid)])
+    moved = (
+        moved_to(State.DISPATCHED)
+        .where(Job.id == chosen.c.job)
+        .values(
+            attempt=Job.attempt + 1,
+            dispatched_at=func.now(),
+            rung_at=func.now(),
+            worker_id=None,
+            started_at=None,
+            bundle=chosen.c.bundle,
+        )
+        .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.device, Job.bundle, Job.last_event)
+        .cte("moved")
+    )
+    events = told(moved, {"state": literal(State.DISPATCHED.value), "attempt": moved.c.attempt})
+    return select(moved).add_cte(events)
+
+
+_WAITING = _waiting()
+_DISPATCH = _dispatch()

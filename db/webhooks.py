@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Text, any_, cast, delete, func, insert, literal, select, update
+from sqlalchemy import ARRAY, Insert, Text, Uuid, any_, bindparam, cast, delete, func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
 from db.clock import from_now
@@ -31,23 +31,7 @@ def enqueue(session: Session, jobs: Iterable[UUID]) -> None:
     One statement, in the transaction that ended the jobs. It locks the keys of the webhooks that it names, so that one
     that is being deleted is passed over, and never fails the end of a job.
     """
-    type_ = literal("job.").concat(cast(Job.state, Text))
-    data = func.jsonb_build_object(
-        "id", Job.id, "kind", Job.kind, "state", cast(Job.state, Text), "attempt", Job.attempt,
-        "error", Job.error.op("->>")("code"),
-    )  # fmt: skip
-    payload = func.jsonb_build_object("type", type_, "timestamp", func.now(), "data", data)
-    messages = (
-        select(
-            func.gen_random_uuid(), Webhook.id, Job.team_id, Job.id, type_, payload,
-            literal(DeliveryState.PENDING, WebhookDelivery.state.type),
-        )
-        .join(Webhook, Webhook.team_id == Job.team_id)
-        .where(Job.id.in_(list(jobs)), Webhook.disabled_at.is_(None), type_ == any_(Webhook.events))
-        .with_for_update(read=True, key_share=True, of=Webhook)
-    )  # fmt: skip
-    columns = ["id", "webhook_id", "team_id", "job_id", "type", "payload", "state"]
-    session.execute(insert(WebhookDelivery).from_select(columns, messages, include_defaults=False))
+    session.connection().execute(_ENQUEUE, {"ended": list(jobs)})
 
 
 def lease_due(session: Session, lease_seconds: float, *, each: int, limit: int) -> Sequence[Due]:
@@ -114,6 +98,14 @@ def disable(session: Session, webhook: UUID, because: str) -> None:
     )
 
 
+def enable(session: Session, team: UUID, webhook: UUID) -> Webhook:
+    """Send messages to the team's webhook again; raises `NotFound`. What was given up meanwhile stays given up."""
+    row = owned_row(session, Webhook, team, webhook, lock=True)
+    row.disabled_at = row.disabled_because = None
+    session.flush()
+    return row
+
+
 def remove(session: Session, team: UUID, webhook: UUID) -> None:
     """Delete the team's webhook and its messages; raises `NotFound`."""
     row = owned_row(session, Webhook, team, webhook)
@@ -132,3 +124,27 @@ def deliveries(session: Session, team: UUID, webhook: UUID, limit: int) -> Seque
     """The newest messages to a webhook of the team, newest first."""
     query = owned(WebhookDelivery, team).where(WebhookDelivery.webhook_id == webhook)
     return session.scalars(query.order_by(WebhookDelivery.created_at.desc(), WebhookDelivery.id).limit(limit)).all()
+
+
+def _enqueue() -> Insert:
+    type_ = literal("job.").concat(cast(Job.state, Text))
+    data = func.jsonb_build_object(
+        "id", Job.id, "kind", Job.kind, "state", cast(Job.state, Text), "attempt", Job.attempt,
+        "error", Job.error.op("->>")("code"),
+    )  # fmt: skip
+    payload = func.jsonb_build_object("type", type_, "timestamp", func.now(), "data", data)
+    messages = (
+        select(
+            func.gen_random_uuid(), Webhook.id, Job.team_id, Job.id, type_, payload,
+            literal(DeliveryState.PENDING, WebhookDelivery.state.type),
+        )
+        .join(Webhook, Webhook.team_id == Job.team_id)
+        .where(Job.id == func.any(bindparam("ended", type_=ARRAY(Uuid))))
+        .where(Webhook.disabled_at.is_(None), type_ == any_(Webhook.events))
+        .with_for_update(read=True, key_share=True, of=Webhook)
+    )  # fmt: skip
+    columns = ["id", "webhook_id", "team_id", "job_id", "type", "payload", "state"]
+    return insert(WebhookDelivery).from_select(columns, messages, include_defaults=False)
+
+
+_ENQUEUE = _enqueue()

@@ -1,6 +1,7 @@
 """Workers: their rows, which say that they are alive."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -8,8 +9,24 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from db.clock import from_now
-from db.models import Pool, Worker
+from db.models import Job, Pool, Worker
 from vlyard.jobs.kinds import Device
+from vlyard.jobs.state import State
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """A living worker, and how many jobs it runs now."""
+
+    id: UUID
+    name: str
+    pool: str
+    device: Device
+    kinds: list[str]
+    slots: int
+    draining: bool
+    silent_seconds: float
+    running: int
 
 
 def register(
@@ -28,9 +45,9 @@ def beat(session: Session, worker: UUID) -> None:
     session.execute(update(Worker).where(Worker.id == worker).values(heartbeat_at=func.now()))
 
 
-def drain(session: Session, worker: UUID) -> None:
-    """Send the worker no more jobs."""
-    session.execute(update(Worker).where(Worker.id == worker).values(draining=True))
+def drain(session: Session, worker: UUID, *, draining: bool) -> None:
+    """Send the worker no more jobs; or, where it is not to drain any more, jobs again."""
+    session.execute(update(Worker).where(Worker.id == worker).values(draining=draining))
 
 
 def end(session: Session, worker: UUID) -> None:
@@ -44,3 +61,15 @@ def living(session: Session, pool: str, fresh_seconds: float) -> list[Worker]:
         Worker.pool == pool, Worker.ended_at.is_(None), Worker.heartbeat_at > from_now(-fresh_seconds)
     )
     return list(session.scalars(query.order_by(Worker.id)))
+
+
+def at_work(session: Session, fresh_seconds: float) -> list[AtWork]:
+    """All workers whose heartbeat is fresh, by pool and name."""
+    silent = func.extract("epoch", func.now() - Worker.heartbeat_at)
+    running = (
+        select(func.count()).where(Job.worker_id == Worker.id, Job.state == State.RUNNING).correlate(Worker)
+    ).scalar_subquery()
+    query = select(
+        Worker.id, Worker.name, Worker.pool, Worker.device, Worker.kinds, Worker.slots, Worker.draining, silent, running
+    ).where(Worker.ended_at.is_(None), Worker.heartbeat_at > from_now(-fresh_seconds))
+    return [AtWork(*row) for row in session.execute(query.order_by(Worker.pool, Worker.name))]

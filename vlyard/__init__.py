@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlyard.errors import Cancelled, Complaint, JobFailed, Unavailable, UserError, VLyardError, WaitTimeout
 from vlyard.jobs.conversion import ConversionResult, ConversionSpec
+from vlyard.jobs.events import Event
 from vlyard.jobs.inference import DetectedObject, InferenceResult, InferenceSpec
 from vlyard.jobs.noop import NoopResult, NoopSpec
 from vlyard.jobs.spec import Result, Spec
@@ -28,6 +29,7 @@ __all__ = [
     "ConversionResult",
     "ConversionSpec",
     "DetectedObject",
+    "Event",
     "InferenceResult",
     "InferenceSpec",
     "Job",

@@ -145,6 +145,13 @@ class StaleAttempt(VLyardError):
     blame = Blame.LOST
 
 
+class WorkerStopping(VLyardError):
+    """The worker was told to stop. The job goes on with another one."""
+
+    code = "worker_stopping"
+    blame = Blame.LOST
+
+
 class WorkerLost(VLyardError):
     """The worker that ran the attempt stopped renewing its lease."""
 

@@ -1,14 +1,23 @@
-"""A file as it lies in the artefact store, and its checksum."""
+"""A file or a tree of files as it lies in the artefact store, and its checksum."""
 
 import hashlib
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from uuid import UUID
 
 
+class ArtefactKind(StrEnum):
+    FILE = "file"
+    TREE = "tree"  # a directory: many files and their manifest
+
+
 @dataclass(frozen=True)
 class Stored:
-    """A file in the artefact store, and what its bytes must be."""
+    """An artefact in the store, and what its bytes must be.
+
+    A tree's `key` and `sha256` are its manifest's, and its `bytes` are those of its files together.
+    """
 
     id: UUID
     name: str
@@ -16,6 +25,7 @@ class Stored:
     key: str
     bytes: int
     sha256: str  # hexadecimal
+    kind: ArtefactKind = ArtefactKind.FILE
 
 
 def sha256_of(path: Path) -> str:

@@ -19,6 +19,7 @@ from control.wakeup import Bell, Channel
 from db import workers
 from db.models import Outcome
 from db.session import Database
+from vlyard.errors import Unavailable
 from vlyard.jobs.kinds import KINDS, Device, Isolation
 from workers.completer import Completer
 from workers.handlers import load_handler
@@ -45,7 +46,7 @@ class AttemptFailed(Exception):
 
 
 def work(settings: Settings, post: Post) -> None:
-    """Work until the process is told to stop: SIGTERM finishes what runs and takes nothing new."""
+    """Work until the process is told to stop: SIGTERM begins nothing new, and gives back what does not end in time."""
     database = Database(settings.database_url.get_secret_value(), connections=post.slots + 3, role="vlyard-worker")
     bell = Bell(settings.database_url.get_secret_value())
     for kind in post.kinds:
@@ -93,11 +94,15 @@ def _consume(settings: Settings, post: Post, runner: Runner) -> None:
     for kind in post.kinds:
         _add_task(app, kind, runner)
 
-    def drain(**_: Any) -> None:
-        with runner.database.transaction() as session:
-            workers.drain(session, runner.worker)
+    def leave(**_: Any) -> None:
+        runner.leave(settings.shutdown_grace_seconds)
+        try:
+            with runner.database.transaction() as session:
+                workers.drain(session, runner.worker, draining=True)
+        except Unavailable as error:
+            log.warning("leaving without saying so", reason=str(error))
 
-    worker_shutting_down.connect(drain, weak=False)
+    worker_shutting_down.connect(leave, weak=False)
     log.info("working", pool=post.pool, device=post.device, kinds=list(post.kinds), slots=post.slots, name=post.name)
     app.Worker(
         hostname=post.name, concurrency=post.slots, pool="threads", loglevel="WARNING", without_gossip=True,

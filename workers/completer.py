@@ -28,6 +28,7 @@ from workers.lease import Hold
 log = structlog.get_logger()
 
 _AT_ONCE = 256  # endings in one transaction
+_LINGER_SECONDS = 0.01  # that an ending waits for others of its message
 _PAUSE_SECONDS = 0.5  # before trying again where the database is away
 
 
@@ -48,6 +49,7 @@ class Completer:
         self._ended = ended  # called after each transaction
         self._handed: list[_Handed] = []
         self._lock = threading.Condition()
+        self._more = False  # whether the message that was handed over last has more that is about to end
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="completer", daemon=True)
 
@@ -61,10 +63,14 @@ class Completer:
             self._lock.notify()
         self._thread.join(timeout=30)
 
-    def hand_over(self, ending: Ending, hold: Hold, recorded: Callable[[State | None], None]) -> None:
-        """Have an ending recorded, soon; `recorded` is called from another thread when it is."""
+    def hand_over(self, ending: Ending, hold: Hold, recorded: Callable[[State | None], None], *, more: bool) -> None:
+        """Have an ending recorded, soon; `recorded` is called from another thread when it is.
+
+        With `more` of the same message to come, it may wait a moment for them.
+        """
         with self._lock:
             self._handed.append(_Handed(ending, hold, recorded))
+            self._more = more
             self._lock.notify()
 
     def _run(self) -> None:
@@ -78,6 +84,8 @@ class Completer:
         with self._lock:
             while not self._handed and not self._stopped:
                 self._lock.wait()
+            if self._more:
+                self._lock.wait_for(lambda: self._stopped or not self._more, _LINGER_SECONDS)
             batch, self._handed = self._handed[:_AT_ONCE], self._handed[_AT_ONCE:]
             return batch
 
@@ -89,10 +97,16 @@ class Completer:
             # Something in one of them is not to the database's liking: find it, and have it fail by itself.
             log.exception("endings cannot be recorded", count=len(batch))
             if len(batch) == 1:
-                (only,) = batch
-                failed = Ending(only.ending.pair, Outcome.FAILED, failure=failure_of(error), spent=only.ending.spent)
-                return self._persist([replace(only, ending=failed)])
+                return self._fail(batch[0], error)
             return {pair: state for each in batch for pair, state in self._record([each]).items()}
+
+    def _fail(self, only: _Handed, error: Exception) -> Mapping[Pair, State]:
+        failed = Ending(only.ending.pair, Outcome.FAILED, failure=failure_of(error), spent=only.ending.spent)
+        try:
+            return self._persist([replace(only, ending=failed)])
+        except Exception:  # this thread has to live; the lease runs out, and the job is tried again
+            log.exception("ending given up", job=str(failed.pair[0]), attempt=failed.pair[1])
+            return {}
 
     def _persist(self, batch: Sequence[_Handed]) -> Mapping[Pair, State]:
         while batch:

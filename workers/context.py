@@ -7,23 +7,13 @@ A context knows no database and no queue.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
 from vlyard.errors import InvalidInput
-from vlyard.files import Stored
-
-
-class Store(Protocol):
-    """The part of the artefact store that a handler's context needs."""
-
-    def fetch(self, file: Stored, path: Path) -> None:
-        """Write the file's content to `path`; raises `Unavailable`, or `InvalidInput` where it was altered."""
-
-    def put(self, key: str, path: Path, media_type: str) -> tuple[int, str]:
-        """Store a file under a key; returns its length in bytes and its SHA-256 in hexadecimal."""
+from vlyard.files import ArtefactKind, Stored
+from workers.trees import Store, fetch_tree, store_tree
 
 
 @dataclass
@@ -48,14 +38,17 @@ class Context:
         return self.scratch
 
     def input(self, artefact: UUID) -> Path:
-        """Download an input artefact of the job; returns the local file, which carries the artefact's name."""
+        """Download an input artefact of the job; returns the local file, or a tree's folder, which carries its name."""
         file = self.inputs.get(artefact)
         if file is None:
             raise InvalidInput(f"the job names no artefact {artefact} as its input")
         path = self.folder / "inputs" / str(file.id) / file.name
         if not path.exists():
-            path.parent.mkdir(parents=True)
-            self.store.fetch(file, path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if file.kind is ArtefactKind.TREE:
+                fetch_tree(self.store, file, path, self.check)
+            else:
+                self.store.fetch(file, path)
         return path
 
     def publish(self, path: Path, media_type: str, name: str = "") -> UUID:
@@ -65,6 +58,17 @@ class Context:
         key = f"{self.prefix}/{name}"
         size, sha256 = self.store.put(key, path, media_type)
         file = Stored(uuid7(), name, media_type, key, size, sha256)
+        self.published.append(file)
+        return file.id
+
+    def publish_tree(self, folder: Path, name: str = "") -> UUID:
+        """Store a folder with all files below it as one output of the job; returns its artefact id.
+
+        Raises `InvalidInput` that names what cannot be in a tree, such as links to folders.
+        """
+        self.check()
+        place = f"{self.prefix}/{name or folder.name}"
+        file = store_tree(self.store, folder, place, listing=self.folder / f"{uuid7()}.json", check=self.check)
         self.published.append(file)
         return file.id
 

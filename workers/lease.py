@@ -1,16 +1,16 @@
-"""Keeping the leases of what a worker holds, from a thread and a database connection of its own.
+"""Keeping the leases of what a worker holds, from threads and a database connection of its own.
 
 One transaction per beat renews every lease, says that the worker lives, stores progress, and brings back who is to
 stop. When renewing fails for two thirds of a lease, the worker fences itself: it stops its work and commits nothing,
-because by the time it could, somebody else may have the job.
+because by the time it could, somebody else may have the job. Another thread than the renewing one sees to that, because
+a database that hangs takes the renewing one with it.
 """
 
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -43,7 +43,6 @@ class Hold:
     began_at: float = math.inf  # monotonic; a bundle's members begin one after the other
     deadline: float = math.inf  # monotonic
     start_noted: bool = False
-    is_over: bool = False  # its ending is recorded, or not ours to record: others of its message may still run
     on_stop: Callable[[], None] = lambda: None
     log: AttemptLog | None = None  # what its handler says
     _progress: Progress | None = None
@@ -74,10 +73,11 @@ class Hold:
 
     def stop(self, reason: VLyardError) -> None:
         """Tell the work to stop; the first reason stands."""
-        if self.stop_reason is None:
-            self.stop_reason = reason
-            self.stopped_at = time.monotonic()
-            self.on_stop()
+        with self._lock:
+            if self.stop_reason is not None:
+                return
+            self.stop_reason, self.stopped_at = reason, time.monotonic()
+        self.on_stop()
 
 
 class LeaseKeeper:
@@ -100,35 +100,49 @@ class LeaseKeeper:
         self._holds: dict[Pair, Hold] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, args=(step,), name=name, daemon=True)
+            for name, step in (("leases", self._keep), ("fence", self._judge))
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
 
-    @contextmanager
-    def holding(self, pair: Pair, claimed_at: float, *, killable: bool) -> Iterator[Hold]:
-        """Keep the lease of a claimed attempt while the block runs. `claimed_at` is a moment before the claim."""
+    def hold(self, pair: Pair, claimed_at: float, *, killable: bool) -> Hold:
+        """Keep the lease of a claimed attempt until it is released. `claimed_at` is a moment before the claim."""
         hold = Hold(pair, claimed_at, killable)
         with self._lock:
             self._holds[pair] = hold
-        try:
-            yield hold
-        finally:
-            with self._lock:
-                del self._holds[pair]
+        return hold
 
-    def _run(self) -> None:
+    def release(self, hold: Hold) -> None:
+        """The attempt's ending is recorded, or not ours to record."""
+        with self._lock:
+            self._holds.pop(hold.pair, None)
+
+    def stop_all(self, reason: VLyardError) -> None:
+        """Tell everything that runs to stop."""
+        for hold in self._current():
+            hold.stop(reason)
+
+    def _run(self, step: Callable[[], None]) -> None:
         while not self._stopped.wait(self._beat):
-            holds = {hold.pair: hold for hold in self._current()}
-            try:
-                self._renew(holds)
-            except Unavailable as error:
-                log.warning("leases not renewed", reason=str(error), held=len(holds))
-            self._judge()
+            step()
+
+    def _keep(self) -> None:
+        holds = {hold.pair: hold for hold in self._current()}
+        try:
+            self._renew(holds)
+        except Unavailable as error:
+            log.warning("leases not renewed", reason=str(error), held=len(holds))
+        except Exception:  # this thread has to live; the fence stops what cannot be renewed
+            log.exception("leases not renewed", held=len(holds))
 
     def _renew(self, holds: dict[Pair, Hold]) -> None:
         asked_at = time.monotonic()
@@ -156,7 +170,7 @@ class LeaseKeeper:
             if row.cancel_requested:
                 hold.stop(Cancelled())
         for pair, hold in holds.items():
-            if pair in self._holds and not hold.is_over:  # not one that ended while the statement ran
+            if pair in self._holds:  # not one that ended while the statement ran
                 hold.stop(StaleAttempt())
 
     def _judge(self) -> None:
@@ -173,4 +187,4 @@ class LeaseKeeper:
 
     def _current(self) -> list[Hold]:
         with self._lock:
-            return [hold for hold in self._holds.values() if not hold.is_over]
+            return list(self._holds.values())

@@ -17,7 +17,7 @@ from control.settings import Settings
 from db.logs import Piece
 from db.queue import Pair
 from vlyard.files import Stored
-from workers.context import Store
+from workers.trees import Store
 
 LONGEST_LINE = 8 * 2**10  # bytes, of a line as it is kept
 LONGEST_LOG = 10 * 2**20  # bytes, of all lines of an attempt

@@ -8,9 +8,11 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -27,7 +29,7 @@ from db.leases import Claimed
 from db.models import Outcome
 from db.queue import Pair
 from db.session import Database
-from vlyard.errors import Cancelled, StaleAttempt, VLyardError
+from vlyard.errors import Cancelled, StaleAttempt, VLyardError, WorkerStopping
 from vlyard.files import Stored
 from vlyard.jobs.kinds import KINDS, Isolation, Kind
 from vlyard.jobs.spec import Spec
@@ -54,56 +56,62 @@ class Runner:
     settings: Settings
     rules: Rules
     secrets: frozenset[str]  # that no log may show
+    leaving: threading.Event = field(default_factory=threading.Event)  # set once it is to begin nothing more
 
     def run(self, pairs: Sequence[Pair]) -> Sequence[Ending]:
-        """Answer a doorbell: claim its jobs, run them one after the other, have their endings recorded.
+        """Answer a doorbell: claim its jobs, run them one after the other, hand over their endings to be recorded.
 
-        Returns the endings that were recorded; what could not be claimed, or was lost meanwhile, is not among them.
+        Returns those endings; what could not be claimed, or was lost meanwhile, is not among them. The slot is free
+        then: the next doorbell's jobs may begin while these endings are on their way to the database.
         """
         claimed_at = time.monotonic()
         with self.database.transaction() as session:
             claimed = lifecycle.claim(session, self.worker, pairs, self.rules)
         if len(claimed) < len(pairs):
             logger.info("nothing to claim", count=len(pairs) - len(claimed), first=str(pairs[0][0]))
-        recorded: list[Ending] = []
-        done = threading.Semaphore(0)
-        with ExitStack() as stack:
-            # The leases of all are kept from the start, while they wait for their turn.
-            holds = [(job, stack.enter_context(self._hold(job, claimed_at))) for job in claimed]
-            for job, hold in holds:
-                self._run_one(job, hold, recorded, done)
-            for _ in holds:
-                done.acquire()
-        return recorded
+        # The leases of all are kept from the start, while they wait for their turn.
+        waiting = deque((job, self._hold(job, claimed_at)) for job in claimed)
+        endings = []
+        while waiting:
+            job, hold = waiting.popleft()
+            ending = Ending(hold.pair, Outcome.RELEASED) if self.leaving.is_set() else self._run_one(job, hold)
+            if ending is None:
+                self.keeper.release(hold)
+                continue
+            endings.append(ending)
+            self.completer.hand_over(ending, hold, partial(self._recorded, hold, ending), more=bool(waiting))
+        return endings
 
-    def _hold(self, job: Claimed, claimed_at: float) -> AbstractContextManager[Hold]:
+    def leave(self, grace_seconds: float) -> None:
+        """Begin nothing more, and give back what waits; what runs has so many seconds before it is stopped, too."""
+        self.leaving.set()
+        patience = threading.Timer(grace_seconds, self.keeper.stop_all, (WorkerStopping(),))
+        patience.daemon = True
+        patience.start()
+
+    def _hold(self, job: Claimed, claimed_at: float) -> Hold:
         killable = KINDS[job.kind].isolation is Isolation.PROCESS
-        return self.keeper.holding((job.job, job.attempt), claimed_at, killable=killable)
+        return self.keeper.hold((job.job, job.attempt), claimed_at, killable=killable)
 
-    def _run_one(self, job: Claimed, hold: Hold, recorded: list[Ending], done: threading.Semaphore) -> None:
+    def _run_one(self, job: Claimed, hold: Hold) -> Ending | None:
+        """How the attempt ended; None where it was lost meanwhile."""
         kind = KINDS[job.kind]
         log = hold.log = AttemptLog(hold.pair, self.secrets)
         hold.start(min(kind.time_limit.total_seconds(), job.max_runtime_seconds or math.inf))
         try:
             ending = replace(self._attempt(kind, job, hold, log), spent=time.monotonic() - hold.began_at)
-            ending = replace(ending, log=self._publish_log(job, log))
+            return replace(ending, log=self._publish_log(job, log))
         except StaleAttempt as error:
             logger.warning("attempt given up", job=str(job.job), attempt=job.attempt, reason=str(error))
-            hold.is_over = True
-            done.release()
-            return
+            return None
 
-        def note(state: State | None) -> None:
-            hold.is_over = True
-            if state is None:
-                logger.warning("attempt given up", job=str(job.job), attempt=job.attempt, reason="it is not its own")
-            else:
-                recorded.append(ending)
-                told = {"job": str(job.job), "attempt": job.attempt, "kind": job.kind}
-                logger.info("attempt ended", **told, outcome=ending.outcome, state=state)
-            done.release()
-
-        self.completer.hand_over(ending, hold, note)
+    def _recorded(self, hold: Hold, ending: Ending, state: State | None) -> None:
+        self.keeper.release(hold)
+        told = {"job": str(hold.pair[0]), "attempt": hold.pair[1]}
+        if state is None:
+            logger.warning("attempt given up", **told, reason="it is not its own")
+        else:
+            logger.info("attempt ended", **told, outcome=ending.outcome, state=state)
 
     def _attempt(self, kind: Kind, claimed: Claimed, hold: Hold, log: AttemptLog) -> Ending:
         """Run the handler, whatever it does; only a lost lease is raised."""
@@ -114,6 +122,8 @@ class Runner:
             raise
         except Cancelled:
             return Ending(hold.pair, Outcome.CANCELLED)
+        except WorkerStopping:
+            return Ending(hold.pair, Outcome.RELEASED)
         except HandlerFailed as error:
             return Ending(hold.pair, Outcome.FAILED, failure=error.failure)
         except Exception as error:  # a handler's error is the job's, never the worker's

@@ -80,7 +80,7 @@ def test_a_name_of_any_characters_survives_the_way(visitor: Visitor, name: str) 
         ("name", ""),
         ("name", "a\0b"),
         ("bytes", -1),
-        ("bytes", 6 * 2**30),
+        ("bytes", 6 * 2**40),
         ("sha256", "0" * 63),
         ("sha256", "Z" * 64),
         ("media_type", "picture"),

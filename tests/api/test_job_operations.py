@@ -89,6 +89,8 @@ def test_a_waiting_job_gets_another_priority_and_a_dispatched_one_does_not(
     reply = visitor.post(f"/v1/jobs/{job}/priority", {"priority": 9})
     assert (reply.status_code, reply.json()["priority"]) == (200, 9)
     assert visitor.get(f"/v1/jobs/{job}").json()["priority"] == 9
+    told = visitor.get(f"/v1/jobs/{job}/events").json()["data"]
+    assert [(event["seq"], event["type"], event["data"]) for event in told[1:]] == [(2, "priority", {"priority": 9})]
     dispatch(database, job)
     reply = visitor.post(f"/v1/jobs/{job}/priority", {"priority": 1})
     assert (reply.status_code, reply.json()["code"]) == (409, "conflict")

@@ -92,8 +92,7 @@ def test_the_end_of_a_job_is_delivered_and_listed(
     path = f"/v1/webhooks/{made['id']}/deliveries"
     [waiting] = visitor.get(path).json()["data"]
     assert (waiting["type"], waiting["job"], waiting["state"], waiting["tries"]) == ("job.cancelled", job, "pending", 0)
-    while Deliverer(database, api_settings).tick():  # other tests' messages too
-        pass
+    deliver_all(database, api_settings)
     [sent] = visitor.get(path).json()["data"]
     assert (sent["state"], sent["tries"], sent["last_status"], sent["next_at"]) == ("delivered", 1, 204, None)
     assert sent["id"] == receiver.received[0].id
@@ -108,11 +107,38 @@ def test_a_deleted_webhook_is_told_nothing_more(visitor: Visitor, receiver: Rece
     assert visitor.get("/v1/webhooks").json() == {"data": []}
 
 
+def test_a_disabled_webhook_that_is_enabled_again_is_told_of_what_ends_from_then_on(
+    visitor: Visitor, receiver: Receiver, database: Database, api_settings: Settings
+) -> None:
+    # given a webhook whose receiver has said that it is gone, and a job that ended meanwhile
+    made = make(visitor, receiver.url)
+    receiver.answers = [410]
+    visitor.post(f"/v1/jobs/{visitor.submit()['id']}/cancel")
+    deliver_all(database, api_settings)
+    assert visitor.get(f"/v1/webhooks/{made['id']}").json()["disabled_because"] == "the receiver answered 410 Gone"
+    visitor.post(f"/v1/jobs/{visitor.submit()['id']}/cancel")
+    # when it is enabled again
+    reply = visitor.post(f"/v1/webhooks/{made['id']}/enable")
+    assert (reply.status_code, reply.json()) == (200, {**made, "secret": None})
+    # then it is told of the next job alone
+    after = visitor.submit()["id"]
+    visitor.post(f"/v1/jobs/{after}/cancel")
+    deliver_all(database, api_settings)
+    told = [message.verified(made["secret"])["data"]["id"] for message in receiver.received]
+    assert told[1:] == [after]
+
+
+def deliver_all(database: Database, settings: Settings) -> None:
+    while Deliverer(database, settings).tick():  # other tests' messages too
+        pass
+
+
 def test_a_stranger_neither_deletes_nor_tries_out_a_webhook(join: Join, receiver: Receiver) -> None:
     owner, stranger = join(), join()
     made = make(owner, receiver.url)
     assert stranger.call("DELETE", f"/v1/webhooks/{made['id']}").status_code == 404
     assert stranger.post(f"/v1/webhooks/{made['id']}/test").status_code == 404
+    assert stranger.post(f"/v1/webhooks/{made['id']}/enable").status_code == 404
     assert receiver.received == []
     assert owner.get(f"/v1/webhooks/{made['id']}").status_code == 200
     assert stranger.get("/v1/webhooks").json() == {"data": []}

@@ -2,7 +2,10 @@
 
 from uuid import UUID
 
+from sqlalchemy import update
+
 from control import webhooks
+from db.clock import from_now
 from db.models import Webhook, WebhookDelivery
 from db.owned import owned
 from tests.system import System
@@ -28,3 +31,9 @@ def messages(vlyard: System) -> list[WebhookDelivery]:
     with vlyard.database.transaction() as session:
         team = vlyard.caller().team
         return list(session.scalars(owned(WebhookDelivery, team).order_by(WebhookDelivery.created_at)))
+
+
+def make_due(vlyard: System) -> None:
+    """Let the time pass that a message waits for its next try, or for the end of its lease."""
+    with vlyard.database.transaction() as session:
+        session.execute(update(WebhookDelivery).values(next_at=from_now(-1)))

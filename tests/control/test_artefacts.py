@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from control.artefacts import ArtefactStore
+from control.artefacts import ArtefactStore, Part
 from control.settings import Settings
 from control.stack.stack import Stack
 from tests.system import eventually
@@ -79,6 +79,7 @@ def test_content_that_was_altered_is_refused_and_named(store: ArtefactStore, her
     store.put(file.key, here, "image/jpeg")
     with pytest.raises(InvalidInput, match=r"street\.jpg was altered"):
         store.fetch(file, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 def test_content_that_is_gone_is_the_jobs_end_and_not_an_outage(
@@ -100,6 +101,48 @@ def test_the_bucket_may_be_ensured_by_many_at_once_and_again(settings: Settings)
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda _: ArtefactStore(fresh).ensure_bucket(), range(4)))
     ArtefactStore(fresh).reachable()
+
+
+# --- objects that come in parts, and many at once ---------------------------------------------------------------
+
+
+def send_part(store: ArtefactStore, key: str, upload: str, number: int, content: bytes) -> None:
+    url, headers = store.part_link(key, upload, number, len(content))
+    assert httpx.put(url, content=content, headers=headers, trust_env=False).is_success
+
+
+def test_an_object_is_put_together_from_its_parts(store: ArtefactStore) -> None:
+    key = f"tests/{uuid4()}"
+    upload = store.open_multipart(key, "image/jpeg")
+    assert store.parts(key, upload) == {}
+    send_part(store, key, upload, 2, b"the end")
+    send_part(store, key, upload, 1, bytes(5 * 2**20))
+    send_part(store, key, upload, 1, bytes(5 * 2**20))  # once more
+    parts = store.parts(key, upload) or {}
+    assert {number: part.bytes for number, part in parts.items()} == {1: 5 * 2**20, 2: 7}
+    assert [each.upload for each in store.multiparts(key)] == [upload]
+    store.join(key, upload, parts)
+    store.join(key, upload, parts)  # somebody else was faster
+    assert b"".join(store.read(key)) == bytes(5 * 2**20) + b"the end"
+    assert (store.parts(key, upload), list(store.multiparts(key))) == (None, [])
+
+
+def test_an_object_that_is_given_up_leaves_nothing(store: ArtefactStore) -> None:
+    key = f"tests/{uuid4()}"
+    upload = store.open_multipart(key, "image/jpeg")
+    send_part(store, key, upload, 1, b"the only one")
+    store.abort(key, upload)
+    store.abort(key, upload)  # what is not there can be given up
+    assert (store.parts(key, upload), list(store.multiparts(key)), store.head(key)) == (None, [], None)
+
+
+def test_objects_are_listed_and_removed_by_what_their_keys_begin_with(store: ArtefactStore) -> None:
+    folder = f"tests/{uuid4()}/"
+    for name in ("a", "b/c", "b/d"):
+        store.put_bytes(folder + name, b"123", "a/b")
+    assert sorted(store.listed(folder)) == [(f"{folder}a", 3), (f"{folder}b/c", 3), (f"{folder}b/d", 3)]
+    store.delete_each([f"{folder}a", f"{folder}b/d", f"{folder}absent"])
+    assert list(store.listed(folder)) == [(f"{folder}b/c", 3)]
 
 
 # --- links ----------------------------------------------------------------------------------------------------
@@ -195,6 +238,14 @@ def test_a_store_that_cannot_be_reached_is_unavailable_in_every_verb(
         lambda: store.head(file.key),
         lambda: list(store.read(file.key)),
         lambda: store.delete(file.key),
+        lambda: store.put_bytes(file.key, b"", "a/b"),
+        lambda: store.delete_each([file.key]),
+        lambda: list(store.listed("teams/")),
+        lambda: store.open_multipart(file.key, "a/b"),
+        lambda: store.parts(file.key, "upload"),
+        lambda: store.join(file.key, "upload", {1: Part(1, "etag")}),
+        lambda: store.abort(file.key, "upload"),
+        lambda: list(store.multiparts("teams/")),
     ):
         with pytest.raises(Unavailable, match="artefact store"):
             verb()

@@ -5,16 +5,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import update
 from standardwebhooks import WebhookVerificationError
 
 from control import webhooks
 from control.delivering import Deliverer, pause_after
-from db.clock import from_now
-from db.models import DeliveryState, Webhook, WebhookDelivery
+from db.models import DeliveryState, Webhook
 from db.owned import owned
 from db.webhooks import remove
-from tests.control.hooks import cancelled_job, hook, messages
+from tests.control.hooks import cancelled_job, hook, make_due, messages
 from tests.receiver import HOST, Receiver
 from tests.system import System, eventually
 
@@ -40,12 +38,6 @@ def thinking(asked: threading.Event, answer: threading.Event) -> Receiver:
         answer.wait(60)
 
     return Receiver(before=think)
-
-
-def make_due(vlyard: System) -> None:
-    """Let the time pass that a message waits for its next try, or for the end of its lease."""
-    with vlyard.database.transaction() as session:
-        session.execute(update(WebhookDelivery).values(next_at=from_now(-1)))
 
 
 def test_a_message_arrives_signed(vlyard: System, receiver: Receiver, deliverer: Deliverer) -> None:

@@ -57,7 +57,13 @@ def end(vlyard: System, job: UUID, *, outputs: Mapping[str, UUID] | None = None,
         result = {"artefacts": {name: str(id) for name, id in (outputs or {}).items()}}
         outcome = Outcome.FAILED if fail else Outcome.SUCCEEDED
         failure = failure_of(UserError("no such luck")) if fail else None
-        lifecycle.finish(session, worker, [Ending(bell.pairs[0], outcome, result, failure)], RULES)
+        made = [stored(name, id) for name, id in (outputs or {}).items()]
+        lifecycle.finish(session, worker, [Ending(bell.pairs[0], outcome, result, failure, made)], RULES)
+
+
+def stored(name: str, id: UUID) -> dict[str, Any]:
+    """A file that an attempt has stored."""
+    return {"id": id, "name": name, "media_type": "a/b", "key": f"tests/{id}", "bytes": 2, "sha256": "0" * 64}
 
 
 def states(vlyard: System, jobs: Sequence[UUID]) -> list[str]:

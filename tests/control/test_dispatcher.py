@@ -198,19 +198,19 @@ def test_an_expired_attempt_is_closed_and_the_next_one_dispatched_in_the_same_ti
 # --- short jobs -----------------------------------------------------------------------------------------------
 
 
-def test_short_jobs_travel_together_and_have_as_many_seats_again(
+def test_short_jobs_travel_together_and_two_messages_wait_for_each_slot(
     vlyard: System, server: "redis.Redis", team: UUID
 ) -> None:
-    # given more short jobs than 2 × 2 messages of 32 hold
+    # given more short jobs than 2 messages of 32 at work and 4 that wait hold
     worker = hire(vlyard, slots=2)
-    submitted = submit(vlyard, team, 4 * 32 + 5)
+    submitted = submit(vlyard, team, 6 * 32 + 5)
     one = dispatcher(vlyard)
-    # when two messages are on their way to the slots, and two wait behind them, that is all
-    assert one.tick().rung == 4
+    # when two messages are on their way to the slots, and four wait behind them, that is all
+    assert one.tick().rung == 6
     assert one.tick() == NOTHING
     published = messages(vlyard, server)
-    assert [len(pairs) for _, [pairs] in published] == [32] * 4
-    assert {job for _, [pairs] in published for job, _ in pairs} == set(map(str, submitted[: 4 * 32]))
+    assert [len(pairs) for _, [pairs] in published] == [32] * 6
+    assert {job for _, [pairs] in published for job, _ in pairs} == set(map(str, submitted[: 6 * 32]))
     assert task_ids(vlyard, server) == bundle_names(vlyard)
     # then a message whose jobs have not all ended still takes its slot
     pairs = [(UUID(job), attempt) for job, attempt in published[0][1][0]]
@@ -222,7 +222,7 @@ def test_short_jobs_travel_together_and_have_as_many_seats_again(
     with vlyard.database.transaction() as session:
         finish(session, vlyard, worker, pairs[-1:])
     assert one.tick().rung == 1
-    assert states(vlyard) == {State.SUCCEEDED: 32, State.DISPATCHED: 3 * 32 + 5}
+    assert states(vlyard) == {State.SUCCEEDED: 32, State.DISPATCHED: 5 * 32 + 5}
 
 
 def test_two_teams_short_jobs_never_share_a_message(vlyard: System, server: "redis.Redis", team: UUID) -> None:
@@ -242,16 +242,17 @@ def test_two_teams_short_jobs_never_share_a_message(vlyard: System, server: "red
 def test_jobs_that_were_lost_together_are_dispatched_by_themselves(
     vlyard: System, server: "redis.Redis", team: UUID
 ) -> None:
-    # given three jobs that were lost in one message, and two that have done nothing yet
+    # given three jobs that were lost in one message, and six that have done nothing yet
     worker = hire(vlyard, slots=2)
     with vlyard.database.transaction() as session:
         lost = [job for job, _ in rows.running_bundle(session, team, worker, 3, lease=-1)]
-    fresh = submit(vlyard, team, 2)
-    # when they are dispatched again
-    assert dispatcher(vlyard).tick() == Tick(reaped=3, rung=4)
+    fresh = submit(vlyard, team, 6)
+    # when they are dispatched again, on two slots with two seats behind each
+    assert dispatcher(vlyard).tick() == Tick(reaped=3, rung=6)
     # then each of the three has a message of its own, and the others still travel together
-    travelling = [sorted(job for job, _ in pairs) for _, [pairs] in messages(vlyard, server)]
-    assert sorted(travelling) == sorted([*([str(job)] for job in lost), sorted(map(str, fresh))])
+    travelling = [[UUID(job) for job, _ in pairs] for _, [pairs] in messages(vlyard, server)]
+    assert sorted(jobs for jobs in travelling if len(jobs) == 1) == sorted([job] for job in lost)
+    assert sorted(job for jobs in travelling if len(jobs) == 2 for job in jobs) == sorted(fresh)
     assert {attempt for _, [pairs] in messages(vlyard, server) for job, attempt in pairs if UUID(job) in lost} == {2}
     assert {f"{job}:2" for job in lost} < task_ids(vlyard, server)
 
@@ -306,11 +307,11 @@ def test_jobs_are_kept_while_redis_is_away_and_rung_when_it_is_back(
 # --- many, and for long ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "slots", "seats"), [("conversion", 25, 25), ("noop", 2, 4)])
+@pytest.mark.parametrize(("kind", "slots", "seats"), [("conversion", 25, 25), ("noop", 2, 6)])
 def test_two_dispatchers_ring_each_job_once_and_never_exceed_the_slots(
     vlyard: System, server: "redis.Redis", team: UUID, kind: str, slots: int, seats: int
 ) -> None:
-    # given 200 jobs, a worker with few slots (and as many seats again for short jobs), and two dispatchers
+    # given 200 jobs, a worker with few slots (and two more seats for each where jobs are short), and two dispatchers
     worker = hire(vlyard, kinds=[kind], slots=slots)
     submitted = submit(vlyard, team, 200, kind=kind)
     rules, over = rules_from(vlyard.settings), threading.Event()

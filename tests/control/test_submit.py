@@ -1,6 +1,7 @@
 """Accepting a job: what is checked, what is stored, and what makes two requests one."""
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,11 +12,11 @@ from sqlalchemy import func, select
 
 from control import submit, uploads
 from control.accounts import Caller
-from control.submit import fingerprint
-from db.models import ArtefactState, Job
+from control.submit import Request, Submitted, fingerprint
+from db.models import Artefact, ArtefactState, Job
 from tests.db import rows
 from tests.system import System
-from vlyard.errors import Forbidden, IdempotencyMismatch, InFlight, InvalidInput
+from vlyard.errors import Forbidden, IdempotencyMismatch, InFlight, InvalidInput, VLyardError
 from vlyard.jobs.state import State
 from vlyard.jobs.view import NewArtefact, Submission
 from vlyard.teams import Role
@@ -28,7 +29,12 @@ def submission(pool: str = "default", priority: int = 0, **spec: Any) -> Submiss
 
 def accept(vlyard: System, caller: Caller, wanted: Submission, key: str | None = None) -> Job:
     with vlyard.database.transaction() as session:
-        return submit.submit(session, caller, wanted, key)
+        return session.get_one(Job, submit.submit(session, caller, wanted, key).id)
+
+
+def accept_each(vlyard: System, *requests: Request) -> Sequence[Submitted | VLyardError]:
+    with vlyard.database.transaction() as session:
+        return submit.submit_each(session, requests)
 
 
 def upload(vlyard: System, caller: Caller, state: ArtefactState = ArtefactState.READY) -> UUID:
@@ -128,6 +134,49 @@ def test_a_request_that_was_refused_does_not_use_up_its_key(vlyard: System) -> N
     with vlyard.database.transaction() as session:
         rows.worker(session, pool="later")
     assert accept(vlyard, caller, submission(pool="later"), "key").pool == "later"
+
+
+def test_requests_in_one_transaction_are_each_answered_by_themselves(vlyard: System) -> None:
+    admin, member, other = vlyard.caller(), vlyard.caller(role=Role.MEMBER), vlyard.caller("theirs")
+    requests = [
+        Request(admin, submission(echo="first"), "key"),
+        Request(member, submission(), None),
+        Request(admin, submission(pool="nowhere"), "another key"),
+        Request(admin, submission(echo="first"), "key"),
+        Request(admin, submission(echo="other"), "key"),
+        Request(other, submission(echo="first"), "key"),
+        Request(admin, submission(kind="conversion", source=upload(vlyard, other)), None),
+    ]
+    first, forbidden, nowhere, again, mismatch, theirs, not_ours = accept_each(vlyard, *requests)
+    assert isinstance(forbidden, Forbidden)
+    assert isinstance(nowhere, InvalidInput)
+    assert [each.where for each in nowhere.complaints] == ["/pool"]
+    assert isinstance(mismatch, IdempotencyMismatch)
+    assert isinstance(not_ours, InvalidInput)
+    assert [each.where for each in not_ours.complaints] == ["/spec/source"]
+    assert not isinstance(first, VLyardError)
+    assert not isinstance(again, VLyardError)
+    assert not isinstance(theirs, VLyardError)
+    assert first.id == again.id != theirs.id
+    assert (first.team_id, theirs.team_id) == (admin.team, other.team)
+    assert count(vlyard) == 2
+
+
+def test_a_refusal_in_company_uses_up_no_key_and_hides_no_earlier_job(vlyard: System) -> None:
+    caller = vlyard.caller()
+    source = upload(vlyard, caller)
+    reader, later = submission(kind="conversion", source=source), submission(pool="later")
+    made = accept(vlyard, caller, reader, "reader")
+    with vlyard.database.transaction() as session:
+        session.get_one(Artefact, source).state = ArtefactState.PENDING
+    same, refused = accept_each(vlyard, Request(caller, reader, "reader"), Request(caller, later, "later"))
+    assert not isinstance(same, VLyardError)
+    assert same.id == made.id
+    assert isinstance(refused, InvalidInput)
+    with vlyard.database.transaction() as session:
+        rows.worker(session, pool="later")
+    [accepted] = accept_each(vlyard, Request(caller, later, "later"))
+    assert not isinstance(accepted, VLyardError)
 
 
 def test_requests_are_the_same_when_they_mean_the_same() -> None:

@@ -43,7 +43,10 @@ def queued(session: Session, owner: UUID, *, kind: str = "noop", pool: str = "de
         id=uuid7(), team_id=owner, kind=kind, pool=pool, device=KINDS[kind].device,
         spec={"kind": kind}, state=State.QUEUED, **{"max_attempts": 3, **columns},
     )  # fmt: skip
-    jobs.insert_job(session, job)
+    job.last_event = 1
+    session.add(job)
+    session.flush()
+    jobs.append_events(session, [(job.id, 1, {"state": job.state})])
     return job.id
 
 

@@ -1,5 +1,6 @@
 """The way from an empty database to this version's tables, and back."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -70,3 +71,17 @@ def test_upgrading_what_is_current_changes_nothing(database_url: str) -> None:
 def test_a_database_that_does_not_answer_is_named_unavailable() -> None:
     with pytest.raises(Unavailable, match="database"):
         upgrade("postgresql://nobody@127.0.0.1:1/none")
+
+
+def test_a_migration_is_begun_again_where_a_transaction_keeps_a_table_from_it(database_url: str) -> None:
+    # given a transaction that works with a table for longer than a migration waits, and makes others wait, for a lock
+    with psycopg.connect(database_url) as busy:
+        busy.execute("LOCK TABLE attempts IN ROW EXCLUSIVE MODE")
+        ending = threading.Timer(4, busy.commit)
+        ending.start()
+        # when that table's migration is taken back and done again
+        downgrade(database_url, "0002")
+        ending.join()
+        upgrade(database_url)
+    # then it has happened
+    assert differences(database_url) == []

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 # Tables with a team of which no row is ever shown, and the one file that reads each.
 UNSHOWN = {"api_keys": "db/accounts.py", "idempotency_keys": "db/idempotency.py", "shares": None}
 # The files that read jobs for the queue, where the reader is the system and not a team.
-QUEUE = {"db/dependencies.py", "db/jobs.py", "db/queue.py", "db/leases.py", "db/webhooks.py"}
+QUEUE = {"db/dependencies.py", "db/jobs.py", "db/queue.py", "db/leases.py", "db/sweeping.py", "db/webhooks.py"}
 
 
 def artefact(session: Session, team: UUID) -> UUID:

@@ -201,7 +201,7 @@ def test_an_unanswered_bundle_is_one_bell_again(database: Database) -> None:
         owner = rows.team(session)
         pairs, lone = rows.bundle(session, owner, 3), rows.dispatched(session, owner)
         session.execute(update(Job).values(rung_at=from_now(-60)))
-        again = queue.unanswered(session, ["default"], 5, 10)
+        again = queue.unanswered(session, "default", ["noop"], 5, 10)
     assert sorted(sorted(bell.pairs) for bell in again) == sorted([pairs, [lone]])
 
 
@@ -223,16 +223,16 @@ def test_a_bell_is_unanswered_only_after_a_while_and_then_counts_as_rung(databas
         pair, early = rows.dispatched(session, owner), rows.dispatched(session, owner)
         rows.running(session, owner, rows.worker(session))
         session.execute(update(Job).where(Job.id != early[0]).values(rung_at=from_now(-60)))
-        again = queue.unanswered(session, ["default"], 5, 10)
+        again = queue.unanswered(session, "default", ["noop"], 5, 10)
         assert [bell.pairs for bell in again] == [(pair,)]
-        assert queue.unanswered(session, ["default"], 5, 10) == []
+        assert queue.unanswered(session, "default", ["noop"], 5, 10) == []
 
 
 def test_a_bell_in_a_pool_that_another_dispatcher_holds_is_left_to_it(database: Database) -> None:
     with database.transaction() as session:
         rows.dispatched(session, rows.team(session))
         session.execute(update(Job).values(rung_at=from_now(-60)))
-        assert queue.unanswered(session, [], 5, 10) == []
+        assert queue.unanswered(session, "elsewhere", ["noop"], 5, 10) == []
 
 
 def test_a_pool_is_decided_about_by_one_dispatcher_while_jobs_are_submitted_to_it(database: Database) -> None:
@@ -286,7 +286,7 @@ def test_the_slots_are_those_of_living_undrained_workers_of_the_pool(database: D
         rows.worker(session, seconds_silent=60)
         rows.worker(session, pool="elsewhere")
         workers.end(session, rows.worker(session))
-        workers.drain(session, rows.worker(session))
+        workers.drain(session, rows.worker(session), draining=True)
         found = queue.capacity(session, "default", LEASE)
     assert sorted((device, sorted(kinds), slots) for device, kinds, slots in found) == [
         (Device.CPU, ["conversion", "noop"], 7),

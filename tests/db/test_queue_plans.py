@@ -18,7 +18,8 @@ Question = Callable[[Session], Any]
 QUESTIONS: dict[str, tuple[str, Question]] = {
     "waiting": ("ix_jobs_queued", lambda session: queue.waiting(session, "default", {"noop": 10, "conversion": 10})),
     "held": ("ix_jobs_held", lambda session: queue.held(session, "default", 30)),
-    "unanswered": ("ix_jobs_dispatched", lambda session: queue.unanswered(session, ["default"], 5, 10)),
+    "unanswered": ("ix_jobs_dispatched", lambda session: queue.unanswered(session, "default", ["noop"], 5, 10)),
+    "admit": ("ix_jobs_delayed", lambda session: queue.admit(session, 10)),
     "expired": ("ix_jobs_running", lambda session: leases.lock_expired(session, 10)),
     "expiring": ("ix_jobs_expiring", lambda session: jobs.expire_waiting(session, {"code": "expired"}, 10)),
     "waiting_for": ("ix_job_dependencies_needs", lambda session: dependencies.lock_waiting_for(session, [uuid4()])),
@@ -57,3 +58,32 @@ def test_a_question_of_the_queue_is_answered_from_its_own_index(database: Databa
         explained = plan(session, question)
     assert re.search(rf"\b{index}\b", explained), explained
     assert "Seq Scan on jobs" not in explained
+
+
+FEW = [uuid4() for _ in range(32)]
+BY_ID: dict[str, Question] = {
+    "dispatch": lambda session: queue.dispatch(session, [FEW]),
+    "claim": lambda session: leases.claim(session, uuid4(), [(job, 1) for job in FEW], 30),
+    "note_starts": lambda session: leases.note_starts(session, uuid4(), {(job, 1): 0.1 for job in FEW}),
+    "lock_held": lambda session: leases.lock_held(session, uuid4(), [(job, 1) for job in FEW]),
+    "lock_waiting_for": lambda session: dependencies.lock_waiting_for(session, FEW),
+}
+
+
+@pytest.mark.parametrize("name", BY_ID)
+def test_few_jobs_are_found_by_their_ids_in_a_burst_after_the_statistics_of_an_empty_queue(
+    database: Database, name: str
+) -> None:
+    # given statistics that say that there is next to nothing, and a burst of jobs since
+    with database.transaction() as session:
+        rows.queued(session, rows.team(session, "t"))
+        session.execute(text("ANALYZE jobs"))
+        columns = "team_id, kind, pool, device, spec, state, max_attempts"
+        burst = f"SELECT gen_random_uuid(), {columns} FROM jobs, generate_series(1, 5000)"
+        session.execute(text(f"INSERT INTO jobs (id, {columns}) {burst}"))
+        # when some of them are asked for
+        explained = plan(session, BY_ID[name])
+    # then none of the indexes that hold the whole queue is read
+    assert re.search(r"\bpk_jobs\b", explained), explained
+    whole = r"\bix_jobs_(queued|dispatched|running|held|expiring)\b|Seq Scan on jobs"
+    assert not re.search(whole, explained), explained

@@ -103,6 +103,12 @@ def test_hot_statements_are_never_prepared(narrow: Database) -> None:
         assert session.scalar(text("SELECT count(*) FROM pg_prepared_statements")) == 0
 
 
+@pytest.mark.parametrize("state", ["08006", "25006", "40001", "53100", "53300", "57P01", "58030"])
+def test_what_passes_by_itself_is_an_outage(database: Database, state: str) -> None:
+    with pytest.raises(Unavailable), database.transaction() as session:
+        session.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$"))
+
+
 @pytest.mark.parametrize(
     ("given", "stored"),
     [

@@ -27,7 +27,8 @@ def test_only_one_statement_moves_jobs() -> None:
 
 
 def test_a_job_is_born_in_one_place() -> None:
-    found = [path for path, node in nodes(*PACKAGES) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Job"]
+    births = {"Job", "NewJob"}
+    found = [path for path, node in nodes(*PACKAGES) if isinstance(node, ast.Call) and ast.unparse(node.func) in births]
 
     assert [path for path in found if path.parts[0] in {"db", "control", "workers"}] == [BIRTHS]
 

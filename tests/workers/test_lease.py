@@ -56,9 +56,10 @@ def test_a_lease_is_renewed_for_as_long_as_it_is_held(system: System, worker: UU
         pair = _claimed(system, worker)
         first = system.job(pair[0]).lease_until
         assert first is not None
-        with keeper.holding(pair, time.monotonic(), killable=False) as hold:
-            eventually(lambda: (system.job(pair[0]).lease_until or first) > first)
-            hold.check()  # nothing to stop for
+        hold = keeper.hold(pair, time.monotonic(), killable=False)
+        eventually(lambda: (system.job(pair[0]).lease_until or first) > first)
+        hold.check()  # nothing to stop for
+        keeper.release(hold)
         let_go = system.job(pair[0]).lease_until
         time.sleep(1.5)
         assert system.job(pair[0]).lease_until == let_go
@@ -67,9 +68,9 @@ def test_a_lease_is_renewed_for_as_long_as_it_is_held(system: System, worker: UU
 def test_progress_reaches_the_row_and_the_events(system: System, worker: UUID) -> None:
     with _keeping(system.database, worker) as keeper:
         pair = _claimed(system, worker)
-        with keeper.holding(pair, time.monotonic(), killable=False) as hold:
-            hold.tell(0.5, "half way")
-            eventually(lambda: system.job(pair[0]).progress == {"fraction": 0.5, "text": "half way"})
+        hold = keeper.hold(pair, time.monotonic(), killable=False)
+        hold.tell(0.5, "half way")
+        eventually(lambda: system.job(pair[0]).progress == {"fraction": 0.5, "text": "half way"})
     with system.database.transaction() as session:
         (event,) = session.query(JobEvent).filter_by(job_id=pair[0], type="progress")
         assert event.data == {"fraction": 0.5, "text": "half way"}
@@ -79,39 +80,40 @@ def test_a_cancelled_jobs_handler_is_told_within_a_beat(system: System, worker: 
     caller = system.caller()
     with _keeping(system.database, worker) as keeper:
         pair = _claimed(system, worker)
-        with keeper.holding(pair, time.monotonic(), killable=False) as hold:
-            system.cancel(caller, pair[0])
-            eventually(lambda: hold.stop_reason is not None, seconds=10)
-            with pytest.raises(Cancelled):
-                hold.check()
+        hold = keeper.hold(pair, time.monotonic(), killable=False)
+        system.cancel(caller, pair[0])
+        eventually(lambda: hold.stop_reason is not None, seconds=10)
+        with pytest.raises(Cancelled):
+            hold.check()
 
 
 def test_a_handler_over_its_time_limit_is_told(system: System, worker: UUID) -> None:
     with _keeping(system.database, worker) as keeper:
         pair = _claimed(system, worker)
-        with keeper.holding(pair, time.monotonic(), killable=False) as hold:
-            hold.start(0.5)
-            eventually(lambda: hold.stop_reason is not None, seconds=10)
-            with pytest.raises(TimeLimitExceeded):
-                hold.check()
+        hold = keeper.hold(pair, time.monotonic(), killable=False)
+        hold.start(0.5)
+        eventually(lambda: hold.stop_reason is not None, seconds=10)
+        with pytest.raises(TimeLimitExceeded):
+            hold.check()
 
 
 def test_an_attempt_that_was_given_to_another_is_stopped(system: System, worker: UUID) -> None:
     with _keeping(system.database, worker) as keeper:
         pair = _claimed(system, worker)
-        with keeper.holding(pair, time.monotonic(), killable=False) as hold:
-            with system.database.transaction() as session:
-                session.execute(update(Job).where(Job.id == pair[0]).values(attempt=2))
-            eventually(lambda: hold.stop_reason is not None, seconds=10)
-            with pytest.raises(StaleAttempt):
-                hold.check()
+        hold = keeper.hold(pair, time.monotonic(), killable=False)
+        with system.database.transaction() as session:
+            session.execute(update(Job).where(Job.id == pair[0]).values(attempt=2))
+        eventually(lambda: hold.stop_reason is not None, seconds=10)
+        with pytest.raises(StaleAttempt):
+            hold.check()
 
 
 def test_a_worker_without_its_database_stops_its_work_before_the_lease_is_over(system: System, worker: UUID) -> None:
     # given a keeper whose database is not there, and an attempt claimed just before
     nowhere = Database("postgresql://nobody@127.0.0.1:1/nothing", connections=1)
     claimed_at = time.monotonic()
-    with _keeping(nowhere, worker) as keeper, keeper.holding((worker, 1), claimed_at, killable=False) as hold:
+    with _keeping(nowhere, worker) as keeper:
+        hold = keeper.hold((worker, 1), claimed_at, killable=False)
         # then it fences itself after two thirds of the lease, and before its end
         eventually(lambda: hold.stop_reason is not None, seconds=30)
         assert isinstance(hold.stop_reason, StaleAttempt)
@@ -128,8 +130,8 @@ from uuid import UUID
 database = Database({system.settings.database_url.get_secret_value()!r}, connections=1)
 keeper = LeaseKeeper(database, UUID({str(worker)!r}), 0.5, 0.5)
 keeper.start()
-with keeper.holding((UUID({str(worker)!r}), 1), time.monotonic(), killable=False):
-    time.sleep(120)
+keeper.hold((UUID({str(worker)!r}), 1), time.monotonic(), killable=False)
+time.sleep(120)
 """
     # when its attempt is no longer its own, then the watchdog ends the process
     ended = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)
@@ -145,11 +147,12 @@ def test_when_a_handler_began_reaches_the_row_of_a_bundles_member(system: System
     assert system.job(first).started_at is None
     with _keeping(system.database, worker) as keeper:
         now = time.monotonic()
-        with keeper.holding((first, 1), now, killable=False) as hold, keeper.holding((second, 1), now, killable=False):
-            hold.start(60)
-            # then its row says so within a beat, and the other's does not
-            eventually(lambda: system.job(first).started_at is not None, seconds=10)
-            assert system.job(second).started_at is None
+        hold = keeper.hold((first, 1), now, killable=False)
+        keeper.hold((second, 1), now, killable=False)
+        hold.start(60)
+        # then its row says so within a beat, and the other's does not
+        eventually(lambda: system.job(first).started_at is not None, seconds=10)
+        assert system.job(second).started_at is None
 
 
 def test_an_attempt_that_is_over_is_left_alone_while_others_of_its_message_run(system: System, worker: UUID) -> None:
@@ -157,13 +160,14 @@ def test_an_attempt_that_is_over_is_left_alone_while_others_of_its_message_run(s
     with _keeping(system.database, worker, lease=0.5) as keeper:
         first, second = _claimed(system, worker), _claimed(system, worker)
         now = time.monotonic()
-        with keeper.holding(first, now, killable=False) as over, keeper.holding(second, now, killable=False) as running:
-            over.is_over = True
-            done = lifecycle.Ending(first, Outcome.SUCCEEDED, result={})
-            with system.database.transaction() as session:
-                lifecycle.finish(session, worker, [done], rules_from(system.settings))
-            # when the second goes on for longer than a lease and the grace
-            time.sleep(0.5 + GRACE + 1)
-            # then nobody stops the first, and the watchdog does not take it for one that hangs
-            assert over.stop_reason is None
-            running.check()
+        over = keeper.hold(first, now, killable=False)
+        running = keeper.hold(second, now, killable=False)
+        keeper.release(over)
+        done = lifecycle.Ending(first, Outcome.SUCCEEDED, result={})
+        with system.database.transaction() as session:
+            lifecycle.finish(session, worker, [done], rules_from(system.settings))
+        # when the second goes on for longer than a lease and the grace
+        time.sleep(0.5 + GRACE + 1)
+        # then nobody stops the first, and the watchdog does not take it for one that hangs
+        assert over.stop_reason is None
+        running.check()

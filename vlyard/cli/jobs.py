@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -13,13 +14,23 @@ import orjson
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from vlyard.cli import pipeline
 from vlyard.cli.reading import read_spec
 from vlyard.client import Client
 from vlyard.client.problems import invalid
+from vlyard.client.uploading import Told
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.state import State
 from vlyard.jobs.view import Artefact, Changes, Job
@@ -141,24 +152,40 @@ def _value(text: str) -> Any:
 
 
 def upload(
-    path: Annotated[Path, typer.Argument(help="The file to store.")],
+    path: Annotated[Path, typer.Argument(help="The file or folder to store.")],
     name: Annotated[str | None, typer.Option(help="Its name as an artefact, instead of its own.")] = None,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="It is a folder: store all files in it as one artefact.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Store a file as an artefact, and print its id."""
-    with Client() as client:
-        _show(client.upload(path, name), as_json)
+    """Store a file or a folder as an artefact, and print its id. Run again, it goes on where it was stopped."""
+    with Client() as client, _transfer() as told:
+        stored = (
+            client.upload_tree(path, name, on_progress=told) if tree else client.upload(path, name, on_progress=told)
+        )
+    _show(stored, as_json)
 
 
 def download(
     artefact: Annotated[UUID, typer.Argument(help="The artefact's id.")],
-    path: Annotated[Path, typer.Argument(help="The file to write, or the folder to put it in.")] = Path(),
+    path: Annotated[Path, typer.Argument(help="The file or folder to write, or the folder to put it in.")] = Path(),
+    as_zip: Annotated[bool, typer.Option("--zip", help="Fetch a tree as one zip.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch an artefact's content, checked against its SHA-256."""
+    """Fetch an artefact's content, checked against its SHA-256. Run again, it fetches what is missing of a tree."""
     with Client() as client:
-        written = client.download(artefact, path)
+        written = client.download(artefact, path, as_zip=as_zip)
     print(json.dumps({"path": str(written)}) if as_json else written)
+
+
+@contextmanager
+def _transfer() -> Iterator[Told]:
+    """A bar that shows how many bytes are there, and goes away at the end."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("", total=None)
+        yield lambda there, total: bars.update(bar, completed=there, total=total)
 
 
 # --- showing --------------------------------------------------------------------------------------------------
@@ -226,6 +253,7 @@ def _job_rows(job: Job) -> Iterable[tuple[str, str]]:
 
 def _artefact_rows(artefact: Artefact) -> Iterable[tuple[str, str]]:
     yield "artefact", str(artefact.id)
+    yield "kind", artefact.kind
     yield "name", artefact.name
     yield "type", artefact.media_type
     yield "bytes", f"{artefact.bytes:,}"

@@ -78,6 +78,8 @@ def _line(event: Event) -> str:
 def _what(event: Event) -> str:
     if event.type == "progress":
         return progress_text(Progress.model_validate(event.data, extra="ignore"))
+    if event.type == "priority":
+        return f"priority {event.data['priority']}"
     attempt = f", attempt {event.data['attempt']}" if event.data.get("attempt") else ""
     asked = ", asked to stop" if event.data.get("cancel_requested") else ""
     error = event.data.get("error")

@@ -11,10 +11,12 @@ from uuid import UUID, uuid4
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from vlyard.client import transfer
+from vlyard.client import downloading, uploading
 from vlyard.client.following import SILENCE, follow_stream
 from vlyard.client.patience import Patience, connection_trouble, persist, refused
 from vlyard.client.problems import invalid
+from vlyard.client.uploading import Told, untold
+from vlyard.client.wire import Wire
 from vlyard.errors import (
     Cancelled,
     Conflict,
@@ -36,18 +38,17 @@ from vlyard.jobs.view import (
     Changes,
     Entry,
     Job,
-    NewArtefact,
     NewPriority,
     Page,
     Submission,
 )
+from vlyard.trees import TreeFile
 
 URL_VARIABLE, KEY_VARIABLE = "VLYARD_URL", "VLYARD_API_KEY"
 TIMEOUT = 30.0  # seconds for one call with all its tries
 TRY, SHORTEST_TRY = 10.0, 0.1  # seconds for one try
 LONGEST_WAIT = 60.0  # seconds that the API holds a request at most
 POLL, POLL_WITH_PROGRESS = 30.0, 1.0  # seconds that one look at a job waits for its end
-CHECKING = 300.0  # seconds that the API may take to read an upload once more
 _LOOPBACK: dict[str, httpx.BaseTransport | None] = dict.fromkeys(
     ("all://localhost", "all://127.0.0.1", "all://[::1]")  # never by way of a proxy from the environment
 )
@@ -83,6 +84,7 @@ class Client:
             transport=transport,
             mounts=_LOOPBACK,
         )
+        self._wire = Wire(self._http, self._call, self._headers)
 
     def __enter__(self) -> Self:
         return self
@@ -249,37 +251,41 @@ class Client:
         """The files that a job made, oldest first: its outputs, and the logs of its attempts as `log.txt`."""
         return self._call(Artefacts, "GET", f"/v1/jobs/{_uuid(job)}/artefacts").data
 
-    def upload(self, path: Path | str, name: str | None = None, media_type: str | None = None) -> Artefact:
+    def upload(
+        self,
+        path: Path | str,
+        name: str | None = None,
+        media_type: str | None = None,
+        *,
+        on_progress: Told = untold,
+    ) -> Artefact:
         """Store a file, streamed, and have its length and SHA-256 checked; returns the artefact, ready for use.
 
-        `name` and `media_type` default to the file's own name and what it suggests.
+        `name` and `media_type` default to the file's own name and what it suggests. A large file travels in parts, and
+        an upload of it that was cut short goes on where it stopped. `on_progress` is called with the bytes that have
+        arrived, and all.
         """
-        path = Path(path)
-        found = transfer.fingerprint(path)
-        kind = media_type or transfer.media_type(path)
-        try:
-            body = NewArtefact(name=name or path.name, bytes=found.bytes, sha256=found.sha256, media_type=kind)
-        except ValidationError as error:
-            raise invalid(error, f"the upload of {path}") from error
-        artefact = self._call(Artefact, "POST", "/v1/artefacts", body=body)
-        target = artefact.upload
-        if target is None:
-            raise VLyardError(f"the API names no place for the bytes of artefact {artefact.id}")
-        persist(lambda _: transfer.send(self._http, target, path, found.bytes), Patience(tries=transfer.TRIES))
-        return self._call(Artefact, "POST", f"/v1/artefacts/{artefact.id}/complete", patience=CHECKING)
+        return uploading.upload_file(self._wire, Path(path), name, media_type, on_progress)
 
-    def download(self, artefact_id: UUID | str, path: Path | str = ".") -> Path:
+    def upload_tree(self, folder: Path | str, name: str | None = None, *, on_progress: Told = untold) -> Artefact:
+        """Store a folder with all files below it as one artefact, as `upload` does a file.
+
+        Raises `InvalidInput` that names what cannot be in a tree: links to folders, devices, more than 20,000 files.
+        """
+        return uploading.upload_folder(self._wire, Path(folder), name, on_progress)
+
+    def files(self, artefact_id: UUID | str) -> Iterator[TreeFile]:
+        """The files of a tree, by path."""
+        return downloading.files(self._wire, _uuid(artefact_id))
+
+    def download(self, artefact_id: UUID | str, path: Path | str = ".", *, as_zip: bool = False) -> Path:
         """Fetch an artefact's content into a file, or under its own name into a folder; returns the file.
 
-        The file appears once its length and SHA-256 are right, in place of what was there, or not at all. Raises
-        `InvalidInput` where the bytes are not the artefact's.
+        The file appears once its length and SHA-256 are right, in place of what was there, or not at all. A tree is
+        written below the folder `path`, or by default into one of its own name; files that are right already are left
+        alone. With `as_zip` it comes as one zip. Raises `InvalidInput` where the bytes are not the artefact's.
         """
-
-        def once(_: float) -> Path:  # the link is short-lived, so each try asks for a fresh one
-            artefact = self.artefact(artefact_id)
-            return transfer.receive(self._http, artefact, transfer.place(Path(path), artefact.name))
-
-        return persist(once, Patience(tries=transfer.TRIES))
+        return downloading.download(self._wire, _uuid(artefact_id), Path(path), as_zip=as_zip)
 
     # --- one call ---------------------------------------------------------------------------------------------
 

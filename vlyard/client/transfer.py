@@ -3,7 +3,8 @@
 import errno
 import hashlib
 import mimetypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -11,8 +12,8 @@ from uuid import uuid4
 import httpx
 
 from vlyard.client.patience import PASSING, connection_trouble, refused
-from vlyard.errors import Complaint, Conflict, DiskFull, InvalidInput
-from vlyard.jobs.view import Artefact, Upload
+from vlyard.errors import Complaint, DiskFull, InvalidInput, Unavailable
+from vlyard.jobs.view import Piece, Upload
 
 CHUNK = 1 << 20  # bytes
 STALLED = httpx.Timeout(60.0, connect=10.0)  # seconds without a byte, not for the whole file
@@ -37,7 +38,9 @@ def fingerprint(path: Path) -> Fingerprint:
             digest = hashlib.file_digest(file, "sha256")
             return Fingerprint(file.tell(), digest.hexdigest())
     except OSError as error:
-        raise InvalidInput("the file cannot be read", [Complaint(str(path), error.strerror or str(error))]) from error
+        fix = "upload a folder as a tree" if path.is_dir() else ""
+        complaint = Complaint(str(path), error.strerror or str(error), fix)
+        raise InvalidInput("the file cannot be read", [complaint]) from error
 
 
 def media_type(path: Path) -> str:
@@ -48,21 +51,34 @@ def media_type(path: Path) -> str:
     return guess or "application/octet-stream"
 
 
-def send(http: httpx.Client, upload: Upload, path: Path, length: int) -> None:
-    """One try at sending a file: exactly `length` bytes with exactly the headers that were signed.
+def send(
+    http: httpx.Client,
+    target: Upload | Piece,
+    path: Path,
+    length: int,
+    *,
+    offset: int = 0,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """One try at sending exactly `length` bytes of a file, from `offset` on, with exactly the headers that were signed.
 
-    Raises `InvalidInput` where the file is shorter by now, and `TryAgain` where a new try can help.
+    Raises `InvalidInput` where the file is shorter by now, `Unavailable` where it was stopped, and `TryAgain` where a
+    new try can help.
     """
-    headers = {**upload.headers, "Content-Length": str(length)}
-    with connection_trouble(upload.method, httpx.URL(upload.url)):
-        reply = http.request(upload.method, upload.url, content=_pieces(path, length), headers=headers, timeout=STALLED)
+    headers = {**target.headers, "Content-Length": str(length)}
+    content = _pieces(path, offset, length, stopped)
+    with connection_trouble(target.method, httpx.URL(target.url)):
+        reply = http.request(target.method, target.url, content=content, headers=headers, timeout=STALLED)
     if not reply.is_success:
         raise refused(reply, PASSING_IN_S3)
 
 
-def _pieces(path: Path, length: int) -> Iterator[bytes]:
+def _pieces(path: Path, offset: int, length: int, stopped: Callable[[], bool]) -> Iterator[bytes]:
     with path.open("rb") as file:
+        file.seek(offset)
         while piece := file.read(min(CHUNK, length)):
+            if stopped():
+                raise Unavailable(f"the upload of {path} was stopped")
             length -= len(piece)
             yield piece
     if length:
@@ -70,24 +86,30 @@ def _pieces(path: Path, length: int) -> Iterator[bytes]:
         raise InvalidInput("the upload was stopped", [complaint])
 
 
-def receive(http: httpx.Client, artefact: Artefact, target: Path) -> Path:
-    """One try at fetching an artefact's content into the file `target`, which appears whole or not at all.
+def receive(http: httpx.Client, url: str, target: Path, expected: Fingerprint, named: str) -> Path:
+    """One try at fetching what a URL serves into the file `target`, which appears whole or not at all.
 
-    The bytes go to a file beside it, which takes its place once length and SHA-256 are right. Raises `Conflict`
-    where the artefact has no content yet, `InvalidInput` where the bytes are not the artefact's or the file cannot
-    be written, `DiskFull`, and `TryAgain` where a new try can help.
+    The bytes go to a file beside it, which takes its place once length and SHA-256 are right. Raises `InvalidInput`
+    where the bytes are not the expected ones or the file cannot be written, `DiskFull`, and `TryAgain` where a new try
+    can help. `named` is what messages call it.
     """
-    if artefact.download_url is None:
-        raise Conflict(f"artefact {artefact.id} is {artefact.state}: its upload was not completed")
+    with appearing(target) as partial:
+        found = _stream(http, url, partial)
+        if found != expected:
+            raise InvalidInput(
+                f"the content of {named} was altered: its record says {expected.bytes} bytes with SHA-256 "
+                f"{expected.sha256}, and {found.bytes} bytes with {found.sha256} came. Nothing was kept."
+            )
+    return target
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """A file to write, beside `target`, which takes its place at the end, or goes away where something is raised."""
     partial = target.with_name(f".vlyard-{uuid4().hex}.part")
     try:
-        found = _stream(http, artefact.download_url, partial)
-        if found != Fingerprint(artefact.bytes, artefact.sha256):
-            raise InvalidInput(
-                f"the content of artefact {artefact.id} was altered: its record says {artefact.bytes} bytes with "
-                f"SHA-256 {artefact.sha256}, and {found.bytes} bytes with {found.sha256} came. Nothing was kept."
-            )
-        return partial.replace(target)
+        yield partial
+        partial.replace(target)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DiskFull(f"the disk is full: there is no room for {target}") from error
@@ -97,16 +119,21 @@ def receive(http: httpx.Client, artefact: Artefact, target: Path) -> Path:
 
 
 def _stream(http: httpx.Client, url: str, path: Path) -> Fingerprint:
-    digest = hashlib.sha256()
     headers = {"Accept-Encoding": "identity"}  # the bytes as they are stored
     with (
-        path.open("xb") as file,
         connection_trouble("GET", httpx.URL(url)),
         http.stream("GET", url, headers=headers, timeout=STALLED, follow_redirects=True) as reply,
     ):
-        if not reply.is_success:
-            reply.read()
-            raise refused(reply, PASSING_IN_S3)
+        return keep(reply, path, PASSING_IN_S3)
+
+
+def keep(reply: httpx.Response, path: Path, passing: frozenset[int] = PASSING) -> Fingerprint:
+    """Write a streamed reply into a new file; raises what a reply that is no success stands for."""
+    if not reply.is_success:
+        reply.read()
+        raise refused(reply, passing)
+    digest = hashlib.sha256()
+    with path.open("xb") as file:
         for piece in reply.iter_raw(CHUNK):
             digest.update(piece)
             file.write(piece)

@@ -18,7 +18,9 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 class ConversionSpec(Spec):
     kind: Literal["conversion"] = "conversion"
-    source: ArtefactId = Field(description="A zip or tar archive with pictures and YOLO detection labels.")
+    source: ArtefactId = Field(
+        description="A zip or tar archive, or a directory, with pictures and YOLO detection labels."
+    )
     name: str = Field(
         "grounding",
         pattern=NAME_PATTERN,
@@ -38,6 +40,9 @@ class ConversionSpec(Spec):
     )
 
     def inputs(self) -> tuple[UUID, ...]:
+        return (self.source,)
+
+    def trees(self) -> tuple[UUID, ...]:
         return (self.source,)
 
 

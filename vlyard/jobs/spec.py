@@ -84,6 +84,10 @@ class Spec(BaseModel):
         """The artefacts that the job reads: they must be the team's own, and are handed to the worker."""
         return ()
 
+    def trees(self) -> tuple[UUID, ...]:
+        """Those of its inputs that may be directories."""
+        return ()
+
     def references(self) -> Iterator[tuple[str, Reference]]:
         """Every field that names another job's output, by its JSON pointer."""
         return _references(self, "")

@@ -7,9 +7,11 @@ from uuid import UUID
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from vlyard.errors import Blame, Complaint
+from vlyard.files import ArtefactKind
 from vlyard.jobs.kinds import KINDS, Device
 from vlyard.jobs.spec import NAME, Spec
 from vlyard.jobs.state import State
+from vlyard.trees import LARGEST_FILE, MOST_FILES, TreeFile
 
 if TYPE_CHECKING:
     AnySpec = Spec
@@ -106,7 +108,7 @@ class Attempt(_View):
     worker: str
     started_at: datetime
     ended_at: datetime | None = None
-    outcome: Literal["succeeded", "failed", "cancelled", "lost"] | None = None
+    outcome: Literal["succeeded", "failed", "cancelled", "lost", "released"] | None = None
     error: Failure | None = None
 
 
@@ -172,17 +174,36 @@ def _file_name(name: str) -> str:
     return name
 
 
+ArtefactName = Annotated[
+    str,
+    AfterValidator(_file_name),
+    Field(pattern=r"^[^/\\\x00-\x1f]{1,255}$", description="Its name as a file or folder, without the folders above."),
+]
+Resume = Annotated[
+    bool, Field(description="Go on with your team's pending upload of the very same, where there is one.")
+]
+
+
 class NewArtefact(BaseModel):
     """A file about to be uploaded. The upload is refused where its bytes differ from what is said here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, AfterValidator(_file_name)] = Field(
-        pattern=r"^[^/\\\x00-\x1f]{1,255}$", description="The file's name, without folders."
-    )
-    bytes: int = Field(ge=0, le=5 * 2**30, description="Its exact length.")
+    name: ArtefactName
+    bytes: int = Field(ge=0, le=LARGEST_FILE, description="Its exact length.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="The SHA-256 of its content, in hexadecimal.")
     media_type: str = Field("application/octet-stream", pattern=r"^[A-Za-z0-9.+_-]+/[A-Za-z0-9.+_-]+$", max_length=127)
+    resume: Resume = False
+
+
+class NewTree(BaseModel):
+    """A directory about to be uploaded, with all its files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ArtefactName
+    files: tuple[TreeFile, ...] = Field(min_length=1, max_length=MOST_FILES)
+    resume: Resume = False
 
 
 class Upload(_View):
@@ -194,16 +215,60 @@ class Upload(_View):
     expires_in: int = Field(description="Seconds until the URL stops working.")
 
 
+class Parts(_View):
+    """How a large file is divided: all parts are of one length, but for the last one."""
+
+    part_bytes: int
+    count: int
+
+
+class Piece(_View):
+    """One PUT of an upload: these bytes of the file, with exactly these headers."""
+
+    path: str | None = Field(None, description="The file's path in its tree; null where the artefact is a file.")
+    part: int | None = Field(None, description="The part's number, from 1; null where the file travels whole.")
+    offset: int = Field(description="Where in the file the bytes begin.")
+    bytes: int
+    url: str
+    method: Literal["PUT"] = "PUT"
+    headers: dict[str, str]
+
+
+class Missing(_View):
+    """What an upload still lacks: the first pieces of it, with fresh links, and how much it is altogether."""
+
+    data: tuple[Piece, ...]
+    pieces: int = Field(description="How many are missing, those of `data` among them.")
+    bytes: int = Field(description="How many bytes these pieces have together.")
+    expires_in: int = Field(description="Seconds until the links stop working.")
+
+
 class Artefact(_View):
-    """A file that a team uploaded or a job made."""
+    """A file or a directory that a team uploaded or a job made."""
 
     id: UUID
+    kind: ArtefactKind = Field(ArtefactKind.FILE, description="`file`, or `tree`: a directory.")
     name: str
     media_type: str
-    bytes: int
-    sha256: str
+    bytes: int = Field(description="Of a tree: of all its files together.")
+    sha256: str = Field(description="Of a tree: of its manifest, so that equal directories have the same.")
     state: Literal["pending", "ready"]
     job: UUID | None = None
     created_at: datetime
-    download_url: str | None = Field(None, description="A short-lived link to the content; absent until it is ready.")
-    upload: Upload | None = Field(None, description="Only in the answer that created the artefact.")
+    download_url: str | None = Field(None, description="A short-lived link to a file's content, once it is ready.")
+    manifest_url: str | None = Field(None, description="A short-lived link to a tree's manifest, once it is ready.")
+    upload: Upload | None = Field(None, description="Where a file goes that travels whole; in the first answer only.")
+    parts: Parts | None = Field(None, description="How a larger file is divided; in the first answer only.")
+
+
+class ManifestEntry(TreeFile):
+    """A file of a tree, on request with a link to its content."""
+
+    url: str | None = Field(None, description="A short-lived link, where that was asked for.")
+
+
+class ManifestPage(_View):
+    """Some files of a tree, by path. `next_after` asks for those after them, and is null at the end."""
+
+    data: tuple[ManifestEntry, ...]
+    next_after: int | None = None

@@ -1,0 +1,144 @@
+"""Removing what nobody needs any more: abandoned uploads, what failed attempts left in the store, old records.
+
+Any number of processes may do it: each takes a few rows that no other one has locked, removes their objects first and
+the rows after, so that one that dies in between is followed by one that begins again. An outage of S3 or PostgreSQL
+costs a round.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from uuid import UUID
+
+import structlog
+
+from control.artefacts import ArtefactStore
+from control.settings import Settings
+from db import sweeping
+from db.artefacts import open_uploads
+from db.session import Database
+from db.sweeping import Leftover
+from vlyard.errors import Unavailable
+from vlyard.files import ArtefactKind
+
+log = structlog.get_logger()
+
+_PAUSE_SECONDS = 0.5  # between the batches of a round
+_FOLDERS_AT_ONCE, _ROWS_AT_ONCE, _OBJECTS_AT_ONCE = 20, 1000, 1000
+_OURS = "teams/"  # what all keys of artefacts begin with
+
+
+class Sweeper:
+    """Sweeps in a thread of its own."""
+
+    def __init__(self, database: Database, store: ArtefactStore, settings: Settings) -> None:
+        self._database = database
+        self._store = store
+        self._settings = settings
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin nothing more, and end after what is under way."""
+        self._stopped.set()
+        self._thread.join(timeout=10)  # it may be waiting for S3, and may end at any moment
+
+    def sweep(self) -> int:
+        """One round: everything that is due, in small transactions; returns how much was removed."""
+        done = 0
+        for each in (self._keys, self._deliveries, self._uploads, self._leftovers):
+            while not self._stopped.is_set() and (count := each()):
+                done += count
+                self._stopped.wait(_PAUSE_SECONDS)
+        return done + self._unknown()
+
+    def _keys(self) -> int:
+        """Forget old Idempotency-Keys."""
+        before = datetime.now(UTC) - timedelta(seconds=self._settings.idempotency_keep_seconds)
+        with self._database.transaction() as session:
+            return sweeping.forget_keys(session, _first_id_of(before), _ROWS_AT_ONCE)
+
+    def _deliveries(self) -> int:
+        """Forget old messages to webhooks."""
+        with self._database.transaction() as session:
+            return sweeping.forget_deliveries(session, self._settings.delivery_keep_seconds, _ROWS_AT_ONCE)
+
+    def _uploads(self) -> int:
+        """Remove uploads that nobody goes on with."""
+        # While a link of theirs may still work, something could come after the row has gone.
+        age = max(self._settings.upload_keep_seconds, self._settings.presign_seconds)
+        with self._database.transaction() as session:
+            abandoned = sweeping.lock_abandoned(session, age, _FOLDERS_AT_ONCE)
+            for each in abandoned:
+                for opened in open_uploads(session, each.id):
+                    self._store.abort(opened.key, opened.upload)
+                self._remove_below(_folder(each.key))
+                sweeping.remove_abandoned(session, each.id)
+        return len(abandoned)
+
+    def _leftovers(self) -> int:
+        """Remove what attempts that did not succeed left in the store and no artefact names."""
+        with self._database.transaction() as session:
+            found = sweeping.lock_leftovers(session, self._settings.leftover_keep_seconds, _FOLDERS_AT_ONCE)
+            named = sweeping.named_by(session, [each.pair for each in found])
+            for each in found:
+                kept = [(key, kind) for pair, key, kind in named if pair == each.pair]
+                self._remove_leftover(each, kept)
+            sweeping.note_swept(session, [each.pair for each in found])
+        return len(found)
+
+    def _remove_leftover(self, attempt: Leftover, kept: Sequence[tuple[str, ArtefactKind]]) -> None:
+        job, number = attempt.pair
+        prefix = f"{_OURS}{attempt.team}/jobs/{job}/attempts/{number}/"
+        files = {key for key, kind in kept if kind is ArtefactKind.FILE}
+        trees = tuple(_folder(key) for key, kind in kept if kind is ArtefactKind.TREE)
+        self._remove_below(prefix, lambda key: key in files or key.startswith(trees))
+        for part in list(self._store.multiparts(prefix)):
+            self._store.abort(part.key, part.upload)
+
+    def _unknown(self) -> int:
+        """Give up objects of which S3 collects the parts, and nobody knows: their workers or APIs have died."""
+        before = datetime.now(UTC) - timedelta(seconds=self._settings.upload_keep_seconds)
+        old = [(each.key, each.upload) for each in self._store.multiparts(_OURS) if each.began_at < before]
+        done = 0
+        for start in range(0, len(old), _ROWS_AT_ONCE):
+            some = old[start : start + _ROWS_AT_ONCE]
+            with self._database.transaction() as session:
+                known = sweeping.known_uploads(session, some)
+            for key, upload in some:
+                if (key, upload) not in known:
+                    self._store.abort(key, upload)
+                    done += 1
+        return done
+
+    def _remove_below(self, prefix: str, is_kept: Callable[[str], bool] = lambda _: False) -> None:
+        keys = (key for key, _ in list(self._store.listed(prefix)) if not is_kept(key))
+        while some := list(islice(keys, _OBJECTS_AT_ONCE)):
+            self._store.delete_each(some)
+
+    def _run(self) -> None:
+        between = self._settings.sweep_seconds
+        while not self._stopped.wait(between * random.uniform(0.75, 1.25)):  # noqa: S311  # jitter, not a secret
+            try:
+                done = self.sweep()
+            except Unavailable as error:
+                log.warning("sweeping waits", reason=str(error))
+            except Exception:
+                log.exception("sweeping failed in an unforeseen way")
+            else:
+                if done:
+                    log.info("swept", count=done)
+
+
+def _folder(key: str) -> str:
+    return key.rpartition("/")[0] + "/"
+
+
+def _first_id_of(at: datetime) -> UUID:
+    """The least UUIDv7 of a moment: its first 48 bits are milliseconds of Unix time (RFC 9562, 5.7)."""
+    return UUID(int=int(at.timestamp() * 1000) << 80)

@@ -1,0 +1,167 @@
+"""What the rows of a queue promise, at any moment and from one moment to the next, whatever was done in between.
+
+Reads and compares; knows neither workers nor dispatchers.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Table, func, select
+from sqlalchemy.orm import Session
+
+from db.models import Artefact, Attempt, Job, JobDependency, JobEvent, Outcome
+from db.queue import Pair
+from vlyard.jobs.state import MOVES, TERMINAL, State
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything that the database says of jobs at one moment."""
+
+    at: datetime
+    jobs: Mapping[UUID, Row]
+    attempts: Mapping[UUID, list[Row]]  # of each job, in their order; so are the events
+    events: Mapping[UUID, list[Row]]
+    made: Mapping[UUID, list[Row]]
+    needs: Mapping[UUID, UUID]  # the job that another one waits for, or waited for
+
+    def of(self, job: UUID) -> tuple[Any, ...]:
+        """All there is about one job."""
+        return self.jobs[job], self.attempts[job], self.events[job], self.made[job]
+
+    def living(self) -> list[UUID]:
+        """The jobs that have not ended."""
+        return [job for job, row in self.jobs.items() if row["state"] not in TERMINAL]
+
+    def concerned(self, jobs: Collection[UUID]) -> set[UUID]:
+        """These jobs and all that wait for them, directly or through others."""
+        found = set(jobs)
+        while more := {job for job, needed in self.needs.items() if needed in found} - found:
+            found |= more
+        return found
+
+    def is_current(self, pair: Pair, state: State) -> bool:
+        """Whether this attempt is the job's newest, and the job is in that state."""
+        row = self.jobs[pair[0]]
+        return row["attempt"] == pair[1] and row["state"] is state
+
+
+def look(session: Session) -> Seen:
+    """What is there now; uploads, which no job made, apart."""
+    jobs = {row["id"]: dict(row) for row in session.execute(select(Job.__table__).order_by(Job.id)).mappings()}
+    needs = session.execute(select(JobDependency.job_id, JobDependency.needs_id)).all()
+    return Seen(
+        session.scalars(select(func.now())).one(),
+        jobs,
+        _by_job(session, Attempt.__table__, "number"),
+        _by_job(session, JobEvent.__table__, "seq"),
+        _by_job(session, Artefact.__table__, "id"),
+        {row.job_id: row.needs_id for row in needs},
+    )
+
+
+def _by_job(session: Session, table: Any, order: str) -> Mapping[UUID, list[Row]]:
+    assert isinstance(table, Table)
+    found: dict[UUID, list[Row]] = defaultdict(list)
+    for row in session.execute(select(table).where(table.c.job_id.is_not(None)).order_by(table.c[order])).mappings():
+        found[row["job_id"]].append(dict(row))
+    return found
+
+
+# --- at any moment --------------------------------------------------------------------------------------------
+
+
+def every_job_has_a_deadline_that_somebody_enforces(now: Seen, lease_seconds: float) -> None:
+    for job, row in now.jobs.items():
+        match row["state"]:
+            case State.BLOCKED:
+                assert now.jobs[now.needs[job]]["state"] not in TERMINAL, "it waits for what will never come"
+            case State.QUEUED:
+                assert row["available_at"] <= now.at
+                assert "job:" not in str(row["spec"]), "it still names another job's output"
+            case State.DISPATCHED:
+                assert row["rung_at"] <= now.at
+            case State.RUNNING:
+                assert row["lease_until"] <= now.at + timedelta(seconds=lease_seconds)
+            case _:
+                assert row["finished_at"] <= now.at
+        assert (row["lease_until"] is not None) == (row["state"] is State.RUNNING)
+        assert (row["bundle"] is None) or row["state"] not in {State.QUEUED, State.BLOCKED, State.SUCCEEDED}
+
+
+def no_attempt_runs_beside_another(now: Seen) -> None:
+    """Attempts follow each other, each claimed after the one before had ended, and only the newest may run."""
+    for job, row in now.jobs.items():
+        for before, after in pairwise(now.attempts[job]):
+            assert before["number"] < after["number"]
+            assert before["ended_at"] is not None
+            assert before["ended_at"] <= after["started_at"]
+        running = [(each["number"], each["worker_id"]) for each in now.attempts[job] if each["ended_at"] is None]
+        assert running == ([(row["attempt"], row["worker_id"])] if row["state"] is State.RUNNING else [])
+        assert row["failures"] <= row["max_attempts"]
+
+
+def only_what_was_accepted_is_a_result(now: Seen, accepted: Mapping[UUID, int]) -> None:
+    """Of each job one attempt's at most: its result, its files, its outcome, and nobody else's."""
+    for job, row in now.jobs.items():
+        winner = accepted.get(job)
+        won = [each["number"] for each in now.attempts[job] if each["outcome"] is Outcome.SUCCEEDED]
+        assert won == ([] if winner is None else [winner])
+        assert {each["attempt"] for each in now.made[job]} == set(won)
+        assert (row["state"] is State.SUCCEEDED) == (winner is not None)
+        assert (row["result"] or {}).get("attempt") == winner
+
+
+def events_tell_every_move_and_have_no_gap(now: Seen) -> None:
+    """Their numbers run from 1, their states move as the table allows, and they end where the job is."""
+    for job, row in now.jobs.items():
+        assert [event["seq"] for event in now.events[job]] == list(range(1, row["last_event"] + 1))
+        told = [event["data"] for event in now.events[job] if event["type"] == "state"]
+        moves = [State(data["state"]) for data in told if not data.get("cancel_requested")]
+        assert moves[0] in {State.QUEUED, State.BLOCKED}
+        for before, after in pairwise(moves):
+            assert after in MOVES[before], f"{before} → {after}"
+        assert moves[-1] is row["state"]
+        assert Counter(moves)[State.DISPATCHED] == row["attempt"]
+
+
+def slots_are_not_exceeded(now: Seen, seats: Mapping[str, int]) -> None:
+    """A message is one slot, from its being rung until the last of its jobs has ended."""
+    held = {(row["kind"], row["bundle"] or job) for job, row in now.jobs.items() if _holds_a_slot(row)}
+    for kind, count in Counter(kind for kind, _ in held).items():
+        assert count <= seats[kind], f"{count} messages of kind {kind}"
+    for bundle in {name for _, name in held} - now.jobs.keys():
+        teams = {row["team_id"] for row in now.jobs.values() if row["bundle"] == bundle}
+        assert len(teams) == 1, "two teams share a message"
+
+
+def _holds_a_slot(row: Row) -> bool:
+    return row["state"] in {State.DISPATCHED, State.RUNNING}
+
+
+# --- from one moment to the next ------------------------------------------------------------------------------
+
+
+def what_has_ended_never_changes(before: Seen, now: Seen) -> None:
+    for job in before.jobs.keys() - set(before.living()):
+        assert now.of(job) == before.of(job)
+
+
+def nothing_goes_back(before: Seen, now: Seen) -> None:
+    for job, row in before.jobs.items():
+        assert now.jobs[job]["attempt"] >= row["attempt"]
+        assert now.jobs[job]["failures"] >= row["failures"]
+        assert now.events[job][: len(before.events[job])] == before.events[job]
+
+
+def nothing_changed(before: Seen, now: Seen, but: Collection[UUID] = ()) -> None:
+    """Neither do those change that wait for something else than what is left out."""
+    for job in before.jobs.keys() - before.concerned(but):
+        assert now.of(job) == before.of(job)

@@ -1,0 +1,312 @@
+"""A queue on trial: each act is done by the real parts, and its effect compared with what the rows said before.
+
+The dispatcher's ticks are real ones, and the doorbells are read from the Redis that it rings. Nothing here chooses
+what happens; whoever does, does it in any order.
+"""
+
+import base64
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import pytest
+import redis
+from sqlalchemy import delete, update
+from uuid_utils.compat import uuid7
+
+from control import lifecycle, operations, submit
+from control.accounts import Caller
+from control.dispatcher import Dispatcher
+from control.failures import failure_of
+from control.lifecycle import Ending, Rules
+from control.queue import Doorbells
+from control.retrying import Backoff
+from db import artefacts, leases, queue
+from db.clock import from_now
+from db.models import Artefact, Attempt, Job, JobDependency, JobEvent, Outcome
+from db.queue import Pair
+from tests.control import promises
+from tests.control.promises import Row, Seen, look
+from tests.db import rows
+from tests.system import System
+from vlyard.errors import Blame, Conflict, InvalidInput, VLyardError
+from vlyard.jobs.state import TERMINAL, State
+from vlyard.jobs.view import Batch
+from vlyard.teams import Role
+
+LEASE_SECONDS = 600.0
+SEATS = {"noop": 3, "conversion": 1}  # a slot for each kind, and for short jobs two messages that wait for it
+RULES = Rules(LEASE_SECONDS, Backoff(0, 0), Random(1))
+
+_LONG = timedelta(minutes=30)  # longer than a doorbell is waited for; what passes is twice that
+
+Told = tuple[Outcome, VLyardError | None]  # how a worker says that an attempt ended
+
+
+class Trial:
+    """Two teams and two workers on a VLyard of a test's own."""
+
+    def __init__(self, vlyard: System) -> None:
+        self.vlyard = vlyard
+        self.doorbells = Doorbells(vlyard.settings)
+        self.redis = redis.Redis.from_url(vlyard.settings.redis_url.get_secret_value())
+        with vlyard.database.transaction() as session:
+            self.callers = [Caller(rows.team(session), Role.ADMIN) for _ in range(2)]
+            self.workers = [rows.worker(session, kinds=[kind]) for kind in SEATS]
+            self.uploads = {caller.team: uuid7() for caller in self.callers}
+            artefacts.insert_ready(session, [{"team_id": team, **_file(id)} for team, id in self.uploads.items()])
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget all jobs."""
+        self.rung: list[list[Pair]] = []  # every message that was ever sent, answered or not
+        self.claimed: list[tuple[UUID, Pair]] = []  # all that a worker ever held, and may think it holds
+        self.accepted: dict[UUID, int] = {}  # whose result was taken
+        with self.vlyard.database.transaction() as session:
+            for table in (JobEvent, Attempt, JobDependency):
+                session.execute(delete(table))
+            session.execute(delete(Artefact).where(Artefact.job_id.is_not(None)))
+            session.execute(delete(Job))
+            self.seen = look(session)
+
+    def see(self) -> Seen:
+        """Look again: what is promised holds, by itself and compared with the look before, which is returned."""
+        before = self.seen
+        with self.vlyard.database.transaction() as session:
+            now = look(session)
+        promises.every_job_has_a_deadline_that_somebody_enforces(now, LEASE_SECONDS)
+        promises.no_attempt_runs_beside_another(now)
+        promises.only_what_was_accepted_is_a_result(now, self.accepted)
+        promises.events_tell_every_move_and_have_no_gap(now)
+        promises.slots_are_not_exceeded(now, SEATS)
+        promises.what_has_ended_never_changes(before, now)
+        promises.nothing_goes_back(before, now)
+        self.seen = now
+        return before
+
+    # --- owners -----------------------------------------------------------------------------------------------
+
+    def submit(self, caller: Caller, jobs: Sequence[Mapping[str, Any]], max_attempts: int) -> None:
+        with self.vlyard.database.transaction() as session:
+            made = [job.id for job in submit.submit_batch(session, caller, Batch.model_validate({"jobs": jobs}), None)]
+            session.execute(update(Job).where(Job.id.in_(made)).values(max_attempts=max_attempts))
+        self.see()
+
+    def owner(self, job: UUID) -> Caller:
+        return next(caller for caller in self.callers if caller.team == self.seen.jobs[job]["team_id"])
+
+    def can_have_output_of(self, job: UUID) -> bool:
+        """Whether another job may still wait for this one's dataset, or have it at once."""
+        row = self.seen.jobs[job]
+        if row["state"] is State.SUCCEEDED:
+            return "dataset" in row["result"]["artefacts"]
+        return row["state"] not in TERMINAL
+
+    def cancel(self, job: UUID) -> None:
+        state = self.seen.jobs[job]["state"]
+        with self._refused(Conflict if state in TERMINAL else None), self.vlyard.database.transaction() as session:
+            row = operations.cancel(session, self.owner(job), job, None)
+            assert row.state is (State.RUNNING if state is State.RUNNING else State.CANCELLED)
+            assert row.cancel_requested_at is not None
+        self.see()
+
+    def retry(self, job: UUID, key: str) -> None:
+        """Asked twice with the same key, as a client does whose connection broke."""
+        row, needed = self.seen.jobs[job], self.seen.needs.get(job)
+        waits = needed is not None and "job:" in row["spec"]["source"]
+        wrong: type[VLyardError] | None = None if row["state"] in TERMINAL else Conflict
+        if waits and needed and not wrong and not self.can_have_output_of(needed):
+            wrong = InvalidInput
+        with self._refused(wrong), self.vlyard.database.transaction() as session:
+            new = operations.retry(session, self.owner(job), job, key)
+            assert operations.retry(session, self.owner(job), job, key).id == new.id != job
+            ready = not waits or needed in self.accepted
+            assert new.state is (State.QUEUED if ready else State.BLOCKED)
+        self.see()
+
+    def reprioritise(self, job: UUID, priority: int) -> None:
+        waiting = self.seen.jobs[job]["state"] in {State.QUEUED, State.BLOCKED}
+        with self._refused(None if waiting else Conflict), self.vlyard.database.transaction() as session:
+            assert operations.reprioritise(session, self.owner(job), job, priority, None).priority == priority
+        self.see()
+
+    @contextmanager
+    def _refused(self, error: type[VLyardError] | None) -> Iterator[None]:
+        """The block raises this error, or none."""
+        if error is None:
+            yield
+            return
+        with pytest.raises(error):
+            yield
+
+    # --- dispatchers ------------------------------------------------------------------------------------------
+
+    def tick(self, busy: Collection[UUID] = ()) -> None:
+        """One look of a dispatcher that has just started; it neither touches `busy` jobs nor waits for them."""
+        Dispatcher(self.vlyard.database, self.doorbells, self.vlyard.settings, RULES).tick()
+        messages = self._read_messages()
+        self.rung += messages
+        before, now = self.see(), self.seen
+        concerned = now.concerned(busy)
+        for job, row in before.jobs.items():
+            if job in busy or row["state"] in TERMINAL or _is_held_well(before, row):
+                assert now.of(job) == before.of(job)
+            elif job not in concerned:
+                _is_where_a_tick_leaves_it(before, row, now.jobs[job])
+        due = {(job, row["attempt"]) for job, row in now.jobs.items() if _is_rung(before, job, row)}
+        rung = [pair for pairs in messages for pair in pairs]
+        assert sorted(rung) == sorted(due), f"{set(rung) ^ due}: {len(rung)} of {len(due)}"
+
+    def dispatch(self, jobs: Sequence[UUID]) -> None:
+        """A dispatcher that was frozen after it had chosen finds that its jobs have moved on."""
+        with self.vlyard.database.transaction() as session:
+            assert queue.dispatch(session, [jobs]) == []
+        promises.nothing_changed(self.see(), self.seen)
+
+    def _read_messages(self) -> list[list[Pair]]:
+        found = []
+        for kind in SEATS:
+            name = f"{self.vlyard.settings.redis_prefix}cpu.default.{kind}"
+            lines: Any = self.redis.lrange(name, 0, -1)
+            self.redis.delete(name)
+            for line in lines:
+                [pairs], _, _ = json.loads(base64.b64decode(json.loads(line)["body"]))
+                found.append(sorted((UUID(job), attempt) for job, attempt in pairs))
+        return sorted(found)
+
+    # --- workers ----------------------------------------------------------------------------------------------
+
+    def claim(self, worker: UUID, message: Sequence[Pair]) -> None:
+        with self.vlyard.database.transaction() as session:
+            claimed = lifecycle.claim(session, worker, message, RULES)
+        before = self.see()
+        taken = [(each.job, each.attempt) for each in claimed]
+        assert taken == [pair for pair in message if before.is_current(pair, State.DISPATCHED)]
+        promises.nothing_changed(before, self.seen, but={job for job, _ in taken})
+        self.claimed += [(worker, pair) for pair in taken]
+
+    def held(self, worker: UUID, pairs: Sequence[Pair]) -> list[Pair]:
+        """Those of the attempts that are the worker's now."""
+        mine = [pair for pair in pairs if self.seen.is_current(pair, State.RUNNING)]
+        return [pair for pair in mine if self.seen.jobs[pair[0]]["worker_id"] == worker]
+
+    def renew(self, worker: UUID, pairs: Sequence[Pair]) -> None:
+        """A worker's beat, for whatever it thinks it holds."""
+        held = self.held(worker, pairs)
+        with self.vlyard.database.transaction() as session:
+            renewed = leases.renew(session, worker, pairs, LEASE_SECONDS)
+            leases.note_starts(session, worker, dict.fromkeys(pairs, 1.0))
+            for pair in pairs:
+                leases.record_progress(session, worker, pair, {"text": f"attempt {pair[1]}"})
+        before, now = self.see(), self.seen
+        asked = {pair: before.jobs[pair[0]]["cancel_requested_at"] is not None for pair in held}
+        assert {(each.job, each.attempt): each.cancel_requested for each in renewed} == asked
+        promises.nothing_changed(before, now, but={job for job, _ in held})
+        for job, attempt in held:
+            assert now.jobs[job]["lease_until"] > now.at
+            assert now.jobs[job]["progress"] == {"text": f"attempt {attempt}"}
+
+    def finish(self, worker: UUID, told: Mapping[Pair, Told], *, amid_a_tick: bool = False) -> None:
+        """A worker records how attempts ended, also those that it has lost; a dispatcher may look before it commits."""
+        endings = [_ending(pair, *how) for pair, how in told.items()]
+        held = self.held(worker, list(told))
+        with self.vlyard.database.transaction() as session:
+            done = lifecycle.finish(session, worker, endings, RULES)
+            if amid_a_tick:
+                self.tick(busy={job for job, _ in held})
+        self.accepted |= {job: attempt for (job, attempt), state in done.items() if state is State.SUCCEEDED}
+        before, now = self.see(), self.seen
+        assert done == {pair: _target(before, pair, *told[pair]) for pair in held}
+        promises.nothing_changed(before, now, but={job for job, _ in held})
+        for (job, _), state in done.items():
+            assert now.jobs[job]["state"] is state
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def pass_time(self, what: Any, jobs: Collection[UUID]) -> None:
+        """A lease, a doorbell or the time in which a job is worth starting is long past, and nobody did anything."""
+        moved = update(Job).where(Job.id.in_(jobs), what.is_not(None)).values({what: from_now(-3600)})
+        with self.vlyard.database.transaction() as session:
+            session.execute(moved)
+            self.seen = replace(self.seen, jobs=look(session).jobs)
+
+
+# --- what has to come of it -----------------------------------------------------------------------------------
+
+
+def _is_where_a_tick_leaves_it(before: Seen, row: Row, after: Row) -> None:
+    """A job that no worker holds well moves on as it has to, and only what was lost alone counts against it."""
+    assert after["state"] in _after_tick(before, row), f"{row['state']} → {after['state']}"
+    lost = row["state"] is State.RUNNING and not row["cancel_requested_at"]
+    assert after["failures"] == row["failures"] + int(lost and not row["bundle"])
+    if lost and after["state"] is not State.FAILED:
+        assert after["alone"]
+        assert after["bundle"] is None
+
+
+def _after_tick(before: Seen, row: Row) -> Collection[State]:
+    waits = row["state"] is not State.RUNNING
+    if _is_past(before, row["expires_at"]) and (waits or _is_tried_again(row)):
+        return {State.FAILED}
+    if not waits:
+        lost = {State.QUEUED, State.DISPATCHED} if _is_tried_again(row) else {State.FAILED}
+        return {State.CANCELLED} if row["cancel_requested_at"] else lost
+    return {
+        State.BLOCKED: {State.BLOCKED, State.FAILED},  # what it needs may have ended in the same tick
+        State.QUEUED: {State.QUEUED, State.DISPATCHED},
+        State.DISPATCHED: {State.DISPATCHED},
+    }[row["state"]]
+
+
+def _is_tried_again(row: Row) -> bool:
+    """Whether a job that is lost may run once more."""
+    if row["cancel_requested_at"]:
+        return False
+    return bool(row["bundle"]) or row["failures"] + 1 < row["max_attempts"]
+
+
+def _is_held_well(before: Seen, row: Row) -> bool:
+    return row["state"] is State.RUNNING and not _is_past(before, row["lease_until"])
+
+
+def _is_rung(before: Seen, job: UUID, row: Row) -> bool:
+    """Whether a job that is dispatched now was sent a message since then."""
+    if row["state"] is not State.DISPATCHED:
+        return False
+    return before.jobs[job]["attempt"] < row["attempt"] or _is_past(before, before.jobs[job]["rung_at"] + _LONG)
+
+
+def _is_past(before: Seen, moment: Any) -> bool:
+    return moment is not None and moment < before.at
+
+
+def _target(before: Seen, pair: Pair, outcome: Outcome, error: VLyardError | None) -> State:
+    """Where a job goes whose attempt ended so."""
+    row = before.jobs[pair[0]]
+    if outcome is Outcome.SUCCEEDED:
+        return State.SUCCEEDED
+    if row["cancel_requested_at"] or error is None:
+        return State.CANCELLED
+    failures = row["failures"] + 1
+    hopeless = error.blame is Blame.USER or (error.blame is Blame.OOM and failures > 1)
+    return State.FAILED if hopeless or failures >= row["max_attempts"] else State.QUEUED
+
+
+def _ending(pair: Pair, outcome: Outcome, error: VLyardError | None) -> Ending:
+    """With a file, also where no result may come of it; odd attempts make what others may wait for."""
+    file = _file(uuid7())
+    made = {"dataset": str(file["id"])} if pair[1] % 2 else {}
+    result = {"attempt": pair[1], "artefacts": made}
+    return Ending(pair, outcome, result, failure_of(error) if error else None, [file])
+
+
+def _file(identity: UUID) -> dict[str, Any]:
+    return {
+        "id": identity, "name": "dataset", "media_type": "application/zip", "key": f"tests/{identity}", "bytes": 2,
+        "sha256": "0" * 64,
+    }  # fmt: skip

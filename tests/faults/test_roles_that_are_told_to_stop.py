@@ -1,0 +1,122 @@
+"""Roles that are told to stop: each ends within its grace, nothing is lost, and no attempt is counted."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from db.models import Outcome
+from tests.system import System, eventually
+from vlyard.jobs.state import State
+
+
+def ended_within(pid: int, seconds: float) -> bool:
+    """Whether the process is gone within so many seconds."""
+
+    def is_gone() -> bool:
+        return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+    return eventually(is_gone, seconds, f"the end of process {pid}")
+
+
+def vlyard(system: System, *words: str) -> str:
+    """What a command prints; it must succeed."""
+    program = str(Path(sys.executable).with_name("vlyard"))
+    done = subprocess.run([program, *words], env=system.environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_worker_that_is_told_to_stop_ends_what_it_runs_and_gives_back_the_rest_of_its_message(system: System) -> None:
+    # given a worker at the first job of a message
+    submitted = [system.submit(seconds=2) for _ in range(9)]
+    first = system.start_worker(name="first")
+    system.start_dispatcher()
+    eventually(lambda: any(system.job(job).progress for job in submitted), what="the first job's start")
+    message = [job for job in submitted if system.job(job).state is State.RUNNING]
+    assert len(message) == 3
+    # when it is told to stop
+    os.kill(first, signal.SIGTERM)
+    assert ended_within(first, 30)
+    # then the first has succeeded, and the others are queued again as if nothing had been
+    done, *others = (system.job(job) for job in message)
+    assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
+    assert {(row.state, row.failures, row.error is None, row.alone) for row in others} == {
+        (State.QUEUED, 0, True, False)
+    }
+    # and another worker runs them
+    system.start_worker(name="second")
+    for job in message[1:]:
+        assert system.ended(job).state is State.SUCCEEDED
+        assert [each.outcome for each in system.attempts(job)] == [Outcome.RELEASED, Outcome.SUCCEEDED]
+
+
+@pytest.mark.settings(SHUTDOWN_GRACE_SECONDS="1")
+def test_a_job_that_outlasts_its_workers_grace_is_given_back_and_the_attempt_is_not_counted(system: System) -> None:
+    system.start_dispatcher()
+    worker = system.start_worker()
+    job = system.submit(seconds=600)
+    eventually(lambda: system.job(job).state is State.RUNNING)
+    os.kill(worker, signal.SIGTERM)
+    assert ended_within(worker, 20)
+    row = system.job(job)
+    assert (row.state, row.failures, row.error) == (State.QUEUED, 0, None)
+    assert [each.outcome for each in system.attempts(job)] == [Outcome.RELEASED]
+
+
+def test_a_dispatcher_that_is_told_to_stop_ends_at_once(system: System) -> None:
+    dispatcher = system.start_dispatcher()
+    system.start_worker()
+    assert system.ended(system.submit()).state is State.SUCCEEDED
+    os.kill(dispatcher, signal.SIGTERM)
+    assert ended_within(dispatcher, 10)
+
+
+def test_an_api_that_is_told_to_stop_does_not_wait_for_those_who_follow_a_job(system: System) -> None:
+    # given somebody who follows a job, and somebody who waits for it
+    url, job = system.start_api(), system.submit(seconds=600)
+    headers = {"Authorization": f"Bearer {system.key()}"}
+    with (
+        httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as http,
+        http.stream("GET", f"/v1/jobs/{job}/events", headers={"Accept": "text/event-stream"}) as reply,
+    ):
+        assert next(reply.iter_lines())
+        # when the API is told to stop
+        pid = system.supervisor.pid("api")
+        os.kill(pid, signal.SIGTERM)
+        # then it ends within its grace
+        assert ended_within(pid, 15)
+
+
+def test_a_draining_worker_ends_what_it_runs_and_is_given_nothing_more_until_it_is_asked_to(system: System) -> None:
+    # given a worker at work, and a job that waits for it
+    system.start_dispatcher()
+    system.start_worker(name="only")
+    [worker] = system.living()
+    running = system.submit(kind="noop", seconds=3)
+    eventually(lambda: system.job(running).state is State.RUNNING)
+    # when an operator drains it and waits
+    vlyard(system, "drain", worker.name, "--wait")
+    # then what it ran has succeeded
+    assert system.job(running).state is State.SUCCEEDED
+    assert "draining" in vlyard(system, "workers")
+    # and what comes now waits until it works again
+    later = system.submit()
+    with pytest.raises(AssertionError, match="did not happen"):
+        system.ended(later, seconds=2)
+    vlyard(system, "drain", worker.name, "--undo")
+    assert system.ended(later).state is State.SUCCEEDED
+    assert "working" in vlyard(system, "workers")
+
+
+def test_a_key_that_was_taken_back_opens_nothing(system: System) -> None:
+    url, key = system.start_api(), system.key()
+    headers = {"Authorization": f"Bearer {key}"}
+    assert httpx.get(f"{url}/v1/jobs", headers=headers, trust_env=False).status_code == 200
+    vlyard(system, "revoke", key.split("_")[1])
+    assert httpx.get(f"{url}/v1/jobs", headers=headers, trust_env=False).status_code == 401

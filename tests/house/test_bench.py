@@ -1,0 +1,24 @@
+"""What is measured: each figure beside a baseline that it names, and judged by its bar."""
+
+import sys
+
+import pytest
+
+from bench.__main__ import FIGURES
+from bench.figure import Figure
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_says_what_its_baseline_is(name: str) -> None:
+    said = sys.modules[FIGURES[name].__module__].__doc__ or ""
+
+    assert "The baseline" in said
+
+
+@pytest.mark.parametrize(
+    ("better", "ours", "bar", "met"),
+    [("more", 50, 0.5, True), ("more", 49, 0.5, False), ("less", 200, 2, True), ("less", 201, 2, False)],
+)
+def test_a_bar_is_met_from_the_side_that_is_better(better: str, ours: float, bar: float, met: bool) -> None:
+    assert Figure("name", "unit", better, ours, "baseline", 100, bar).met is met
+    assert Figure("name", "unit", better, ours, "baseline", 100).met is None
