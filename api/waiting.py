@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 from uuid import UUID
 
+import structlog
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -19,6 +20,8 @@ from db import events, jobs, logs
 from db.models import JobEvent
 from db.session import Database
 from vlyard.errors import Unavailable
+
+log = structlog.get_logger()
 
 _POLL_SECONDS = 1.0  # how soon news are noticed whose wake-up was lost
 _PAUSE_SECONDS = 0.02  # between two looks, however often somebody wakes us
@@ -120,11 +123,14 @@ class Waiters:
                 continue
             try:
                 ended, happened, said = await run_in_threadpool(self._look, *wishes)
-            except Unavailable:
-                continue  # the next look finds it
-            self._ends.tell(ended)
-            self._events.tell(happened)
-            self._logs.tell(said)
+            except Unavailable as error:  # the next look finds it
+                log.warning("news not read", reason=str(error))
+            except Exception:  # without this task whoever waits would wait for ever
+                log.exception("news not read")
+            else:
+                self._ends.tell(ended)
+                self._events.tell(happened)
+                self._logs.tell(said)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     def _look(

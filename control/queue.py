@@ -115,7 +115,6 @@ def _configuration(prefix: str) -> dict[str, Any]:
         "worker_pool": "threads",
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_send_task_events": True,
-        "task_send_sent_event": True,
         "task_track_started": True,
         "worker_hijack_root_logger": False,
         "worker_enable_remote_control": True,

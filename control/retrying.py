@@ -18,11 +18,16 @@ class Backoff:
         return rng.uniform(0, min(self.cap_seconds, self.base_seconds * 2 ** (failures - 1)))
 
 
+OUTAGE_ATTEMPTS = 20  # with the default pauses an hour, for whoever has to start a server again
+
+
 def retry_delay(blame: Blame, failures: int, max_attempts: int, backoff: Backoff, rng: random.Random) -> float | None:
     """Seconds until the next attempt, or None where there is none.
 
     `failures` counts the attempts that ended badly, this one included.
     """
+    if blame is Blame.OUTAGE:
+        max_attempts = max(max_attempts, OUTAGE_ATTEMPTS)
     if blame is Blame.USER or failures >= max_attempts:
         return None
     if blame is Blame.LOST:

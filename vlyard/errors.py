@@ -16,6 +16,7 @@ class Blame(StrEnum):
 
     USER = "user"  # the input is wrong: the same attempt fails again, so there is no next one
     TRANSIENT = "transient"  # something around the job failed: try again, later each time
+    OUTAGE = "outage"  # a server that every attempt needs is away: try again, later each time, for much longer
     LOST = "lost"  # the worker vanished: try again at once
     OOM = "oom"  # memory ran out: try once more, when the neighbours may be gone
 
@@ -186,6 +187,7 @@ class Unavailable(VLyardError):
     """A service that VLyard depends on does not answer."""
 
     code = "unavailable"
+    blame = Blame.OUTAGE
 
 
 class MissingServer(VLyardError):

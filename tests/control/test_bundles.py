@@ -22,7 +22,7 @@ from db.session import Database
 from tests.control.locks import waiting_for_locks
 from tests.db import rows
 from tests.system import System, eventually
-from vlyard.errors import Cancelled, InvalidInput, Unavailable
+from vlyard.errors import Cancelled, DiskFull, InvalidInput
 from vlyard.jobs.state import State
 
 RULES = Rules(lease_seconds=30, backoff=Backoff(0, 0), rng=Random(1))
@@ -113,7 +113,7 @@ def test_what_fails_in_company_by_its_own_doing_counts_and_may_travel_again(data
     with database.transaction() as session:
         worker = rows.worker(session)
         pairs = rows.running_bundle(session, rows.team(session), worker, 2)
-        failure = failure_of(Unavailable())
+        failure = failure_of(DiskFull())
         lifecycle.finish(session, worker, [Ending(pair, Outcome.FAILED, failure=failure) for pair in pairs], RULES)
         assert [(job.state, job.failures, job.alone) for job in jobs_of(session, pairs)] == [
             (State.QUEUED, 1, False)
@@ -140,7 +140,7 @@ def ending(number: int, pair: Pair) -> tuple[Ending, Expected]:
             failure = failure_of(InvalidInput(f"job {number} is wrong"))
             return Ending(pair, Outcome.FAILED, failure=failure), (State.FAILED, 1)
         case 3:
-            failure = failure_of(Unavailable(f"job {number} had no luck"))
+            failure = failure_of(DiskFull(f"job {number} had no luck"))
             return Ending(pair, Outcome.FAILED, failure=failure), (State.QUEUED, 1)
         case _:
             return Ending(pair, Outcome.CANCELLED, failure=failure_of(Cancelled())), (State.CANCELLED, 0)
@@ -259,7 +259,7 @@ def test_a_job_that_ended_before_its_start_was_noted_began_as_long_ago_as_it_too
         noted, quick, unlucky = rows.running_bundle(session, owner, worker, 3)
         leases.note_starts(session, worker, {noted: 10.0})
         endings = [Ending(pair, Outcome.SUCCEEDED, result={}, spent=0.25) for pair in (noted, quick)]
-        endings += [Ending(unlucky, Outcome.FAILED, failure=failure_of(Unavailable()), spent=0.25)]
+        endings += [Ending(unlucky, Outcome.FAILED, failure=failure_of(DiskFull()), spent=0.25)]
         lifecycle.finish(session, worker, endings, RULES)
         began = [seconds_since(session, job) for job, _ in (noted, quick, unlucky)]
         assert began == [pytest.approx(10), pytest.approx(0.25), None]  # the last one is queued again

@@ -27,6 +27,7 @@ from vlyard.errors import (
     Cancelled,
     Complaint,
     Conflict,
+    DiskFull,
     InvalidInput,
     NotFound,
     OutOfMemory,
@@ -82,6 +83,7 @@ def test_success_records_the_result_its_artefacts_and_the_attempt(database: Data
     ("error", "state"),
     [
         (InvalidInput("wrong", [Complaint("labels/1.txt:3", "x is 7")]), State.FAILED),
+        (DiskFull(), State.QUEUED),
         (Unavailable(), State.QUEUED),
         (WorkerLost(), State.QUEUED),
         (OutOfMemory(), State.QUEUED),
@@ -122,7 +124,7 @@ def test_a_job_fails_after_its_last_attempt_and_keeps_that_ones_error(database: 
             [bell] = queue.dispatch(session, [[job]])
             assert bell.pairs == ((job, number),)
             assert leases.claim(session, worker, bell.pairs, 30)
-            lifecycle.finish(session, worker, [failed((job, number), Unavailable(f"try {number}"))], AT_ONCE)
+            lifecycle.finish(session, worker, [failed((job, number), DiskFull(f"try {number}"))], AT_ONCE)
         row = session.get_one(Job, job)
         assert row.state is State.FAILED
         assert row.finished_at is not None

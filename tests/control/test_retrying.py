@@ -18,6 +18,7 @@ BACKOFF = Backoff(base_seconds=2, cap_seconds=600)
     [
         (Blame.USER, []),  # the same input fails again
         (Blame.TRANSIENT, [1, 2, 3, 4]),
+        (Blame.OUTAGE, [1, 2, 3, 4, 5, 6, 7]),  # far longer than the kind's attempts
         (Blame.LOST, [1, 2, 3, 4]),
         (Blame.OOM, [1]),  # once, when the neighbours may be gone
     ],
@@ -27,6 +28,13 @@ def test_the_blame_decides_after_which_failures_there_is_another_attempt(
 ) -> None:
     delays = {failures: retry_delay(blame, failures, 5, BACKOFF, RNG) for failures in range(1, 8)}
     assert [failures for failures, delay in delays.items() if delay is not None] == retried_after
+
+
+def test_an_outage_is_waited_out_for_about_an_hour_and_not_for_ever() -> None:
+    delays = []
+    while (delay := retry_delay(Blame.OUTAGE, len(delays) + 1, 3, BACKOFF, RNG)) is not None:
+        delays.append(delay)
+    assert 30 * 60 < sum(delays) < 120 * 60
 
 
 def test_a_lost_attempt_is_followed_at_once() -> None:

@@ -13,14 +13,14 @@ from db.models import Job, Outcome
 from db.queue import Pair
 from tests.control.trial import LEASE_SECONDS, Told, Trial
 from tests.system import System
-from vlyard.errors import InvalidInput, OutOfMemory, Unavailable
+from vlyard.errors import DiskFull, InvalidInput, OutOfMemory
 from vlyard.jobs.state import State
 
 MOST_LIVING = 7  # jobs: few, so that much happens to each, and more than there are seats
 RECENT = 8  # messages and claims: what is older has little left to break
 
 SUCCESS: Told = (Outcome.SUCCEEDED, None)
-MISHAP: Told = (Outcome.FAILED, Unavailable())
+MISHAP: Told = (Outcome.FAILED, DiskFull())
 TOLD = st.sampled_from([
     *[SUCCESS] * 3, *[MISHAP] * 3, (Outcome.FAILED, OutOfMemory()), (Outcome.FAILED, InvalidInput()),
     (Outcome.CANCELLED, None),

@@ -93,7 +93,7 @@ def _await_failed_attempt(system: System, job: UUID, seconds: float = 60) -> Non
     )
     first = system.attempts(job)[0]
     assert first.error is not None
-    assert (first.error["code"], first.error["blame"]) == ("unavailable", "transient")
+    assert (first.error["code"], first.error["blame"]) == ("unavailable", "outage")
     assert system.job(job).result is None
     assert _files(system, job) == []
 

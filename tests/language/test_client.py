@@ -63,7 +63,7 @@ def test_a_submission_carries_the_spec_the_pool_the_priority_and_the_key_and_giv
 
     sent = api.asked[0]
     assert httpx.Response(200, content=sent.body).json() == {
-        "spec": {"kind": "noop", "seconds": 0.0, "fail": "", "fail_transiently": 0, "echo": "hello"},
+        "spec": {"kind": "noop", "seconds": 0.0, "fail": "", "fail_transiently": 0, "crash": False, "echo": "hello"},
         "pool": "night",
         "priority": 7,
         "labels": {},
