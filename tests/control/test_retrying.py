@@ -31,7 +31,7 @@ def test_the_blame_decides_after_which_failures_there_is_another_attempt(
 
 
 def test_an_outage_is_waited_out_for_about_an_hour_and_not_for_ever() -> None:
-    delays = []
+    delays: list[float] = []
     while (delay := retry_delay(Blame.OUTAGE, len(delays) + 1, 3, BACKOFF, RNG)) is not None:
         delays.append(delay)
     assert 30 * 60 < sum(delays) < 120 * 60
