@@ -5,7 +5,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from api.desk import AtHouse, House
-from db.migrating import is_current
+from db.migrating import is_served
 from vlyard.errors import Unavailable
 
 router = APIRouter(tags=["health"])
@@ -22,13 +22,13 @@ async def healthz() -> Health:
 
 @router.get("/readyz", summary="Can it serve?")
 async def readyz(house: AtHouse) -> Health:
-    """Answers 503 while the database or the artefact store cannot be reached, or the schema is not this version's."""
+    """Answers 503 while the database or the artefact store cannot be reached, or the schema is older than this version."""
     return await run_in_threadpool(_check, house)
 
 
 def _check(house: House) -> Health:
     with house.database.transaction() as session:
-        if not is_current(session.connection()):
-            raise Unavailable("the database's schema is of another version: run `vlyard migrate`")
+        if not is_served(session.connection()):
+            raise Unavailable("the database's schema is of an older version: run `vlyard migrate`")
     house.store.reachable()
     return Health()

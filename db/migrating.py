@@ -41,10 +41,14 @@ def differences(url: str) -> list[object]:
         )
 
 
-def is_current(connection: Connection) -> bool:
-    """Whether the database has the newest revision that this code knows."""
-    newest = ScriptDirectory.from_config(_config(connection)).get_current_head()
-    return MigrationContext.configure(connection).get_current_revision() == newest
+def is_served(connection: Connection) -> bool:
+    """Whether this code can work on the database's schema: it is this version's, or a newer one's.
+
+    Revisions are numbered, and a migration leaves what the version before it needs, so that versions can be replaced
+    role by role after the schema.
+    """
+    newest = ScriptDirectory.from_config(_config(connection)).get_current_head() or ""
+    return (MigrationContext.configure(connection).get_current_revision() or "") >= newest
 
 
 def write_revision(url: str, number: str, message: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from control.stack.stack import Stack
-from db.migrating import differences, downgrade, is_current, upgrade
+from db.migrating import differences, downgrade, is_served, upgrade
 from db.models import Table
 from db.session import engine_url
 from tests.system import fresh_database
@@ -27,22 +27,22 @@ def tables(url: str) -> set[str]:
     return {name for (name,) in rows} - {"alembic_version"}
 
 
-def current(url: str) -> bool:
+def served(url: str) -> bool:
     engine = create_engine(engine_url(url))
     with engine.connect() as connection:
-        answer = is_current(connection)
+        answer = is_served(connection)
     engine.dispose()
     return answer
 
 
 def test_the_migrations_lead_from_nothing_to_the_models_and_back(empty: str) -> None:
-    assert not current(empty)
+    assert not served(empty)
     upgrade(empty)
     assert tables(empty) == set(Table.metadata.tables)
-    assert current(empty)
+    assert served(empty)
     downgrade(empty, "base")
     assert tables(empty) == set()
-    assert not current(empty)
+    assert not served(empty)
     upgrade(empty)
     assert tables(empty) == set(Table.metadata.tables)
 
@@ -60,10 +60,10 @@ def test_a_column_that_no_model_has_is_a_difference(database_url: str) -> None:
 def test_several_processes_may_upgrade_at_once(empty: str) -> None:
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(upgrade, [empty] * 4))
-    assert current(empty)
+    assert served(empty)
 
 
-def test_upgrading_what_is_current_changes_nothing(database_url: str) -> None:
+def test_upgrading_what_is_served_changes_nothing(database_url: str) -> None:
     upgrade(database_url)
     assert differences(database_url) == []
 
