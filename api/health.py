@@ -22,7 +22,7 @@ async def healthz() -> Health:
 
 @router.get("/readyz", summary="Can it serve?")
 async def readyz(house: AtHouse) -> Health:
-    """Answers 503 while the database or the artefact store cannot be reached, or the schema is older than this version."""
+    """Answers 503 while the database or the artefact store cannot be reached, or the schema is older than this code."""
     return await run_in_threadpool(_check, house)
 
 

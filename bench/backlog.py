@@ -43,8 +43,9 @@ _MEASURES = (
 def measure(stage: Stage) -> Sequence[Figure]:
     roles = ("api", "dispatcher", "worker")
     with stage.yard(*roles) as empty, stage.yard(*roles) as elsewhere, stage.yard(*roles) as here:
-        _fill(elsewhere, IDLE_POOL, datetime.now(UTC))
-        _fill(here, DEFAULT_POOL, datetime.now(UTC) + timedelta(days=1))
+        now = datetime.now(UTC)
+        _fill(elsewhere, IDLE_POOL, available_at=now, rung_at=None)
+        _fill(here, DEFAULT_POOL, available_at=now + timedelta(days=1), rung_at=now)
         return [figure for each in _MEASURES for figure in _figures(each, empty, elsewhere, here)]
 
 
@@ -58,16 +59,16 @@ def _figures(each: _Measure, empty: Yard, elsewhere: Yard, here: Yard) -> Sequen
     ]
 
 
-def _fill(yard: Yard, pool: str, available_at: datetime) -> None:
-    columns = "id, team_id, kind, pool, device, spec, state, max_attempts, available_at"
+def _fill(yard: Yard, pool: str, *, available_at: datetime, rung_at: datetime | None) -> None:
+    columns = "id, team_id, kind, pool, device, spec, state, max_attempts, available_at, rung_at"
     with psycopg.connect(yard.database_url, autocommit=True) as connection:
         team = uuid7()
         connection.execute("INSERT INTO teams (id, name) VALUES (%s, 'waiting')", (team,))
         with connection.cursor().copy(f"COPY jobs ({columns}) FROM STDIN") as copy:
             for _ in range(_WAITING):
-                copy.write_row(_row(team, pool, available_at))
+                copy.write_row((*_row(team, pool), available_at, rung_at))
         connection.execute("VACUUM ANALYZE jobs")
 
 
-def _row(team: UUID, pool: str, available_at: datetime) -> Sequence[object]:
-    return (uuid7(), team, "noop", pool, "cpu", '{"kind": "noop"}', "queued", 3, available_at)
+def _row(team: UUID, pool: str) -> Sequence[object]:
+    return (uuid7(), team, "noop", pool, "cpu", '{"kind": "noop"}', "queued", 3)

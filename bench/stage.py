@@ -122,7 +122,7 @@ def answers(url: str) -> bool:
 _WORDS: Mapping[str, Sequence[str]] = {
     "api": ("api",),
     "dispatcher": ("dispatcher",),
-    "worker": ("worker", "--device", "cpu"),
+    "worker": ("worker", "--device", "cpu", "--slots", "2"),
 }
 
 
