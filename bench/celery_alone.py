@@ -1,6 +1,7 @@
 """Celery with nothing of ours: the baseline of `bench.latency` and `bench.throughput`.
 
-One worker with a pool of two threads, as our worker has two slots; no results, no events, and tasks that do next to nothing.
+One worker with a pool of two threads, as our worker has two slots; no results, no events, and tasks that do next to
+nothing.
 """
 
 import os
