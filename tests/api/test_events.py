@@ -156,7 +156,7 @@ def test_two_hundred_streams_hold_no_connection_of_the_database_and_hold_up_nobo
         # given many more streams than the API has connections to its database
         opened = [stack.enter_context(streaming(url, visitor, job)) for _ in range(200)]
         for heard in opened:
-            assert next(heard)["id"] == "1"
+            assert next(told for told in heard if "id" in told)["id"] == "1"  # maybe after a comment
         # when somebody submits
         headers = {"Authorization": f"Bearer {visitor.key}"}
         body = {"spec": {"kind": "noop"}}
