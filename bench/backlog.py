@@ -18,7 +18,6 @@ from bench.stage import IDLE_POOL, Stage, Yard
 from control.preparing import DEFAULT_POOL
 
 _WAITING = 100_000
-_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def measure(stage: Stage) -> Sequence[Figure]:
 
 def _figures(each: _Measure, empty: Yard, elsewhere: Yard, here: Yard) -> Sequence[Figure]:
     way, better = each.way, each.better
-    none, far, near = in_turns(lambda: way(empty), lambda: way(elsewhere), lambda: way(here), rounds=_ROUNDS)
+    none, far, near = in_turns(lambda: way(empty), lambda: way(elsewhere), lambda: way(here))
     bar = 0.8 if better == "more" else 1 / 0.8
     return [
         Figure(f"{each.name}, 100,000 wait elsewhere", each.unit, better, far, "an empty queue", none, bar),

@@ -37,11 +37,11 @@ class Figure:
         return self.ratio >= self.bar if self.better == "more" else self.ratio <= self.bar
 
 
-def in_turns(*ways: Callable[[], float], rounds: int = ROUNDS) -> Sequence[float]:
+def in_turns(*ways: Callable[[], float]) -> Sequence[float]:
     """The median of each way, measured by turns so that a noisy machine is noisy for all; the first turn warms up."""
     for way in ways:
         way()
-    turns = [[way() for way in ways] for _ in range(rounds)]
+    turns = [[way() for way in ways] for _ in range(ROUNDS)]
     return [statistics.median(column) for column in zip(*turns, strict=True)]
 
 

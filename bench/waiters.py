@@ -17,7 +17,6 @@ from vlyard import Client, NoopSpec
 
 _WAITERS = 200
 _SUBMITTED = 300  # in one turn
-_ROUNDS = 3
 _AT_99 = 0.99
 _SETTLING_SECONDS = 5.0
 
@@ -36,7 +35,7 @@ def _figure(client: Client, yard: Yard, name: str, headers: dict[str, str], path
         with _crowd(yard, headers, path):
             return _p99(client)
 
-    ours, alone = in_turns(crowded, lambda: _p99(client), rounds=_ROUNDS)
+    ours, alone = in_turns(crowded, lambda: _p99(client))
     return Figure(f"submit p99 beside {name}", "ms", "less", ours, "nobody waits", alone, bar=2.0)
 
 

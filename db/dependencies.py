@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, bindparam, column, func, insert, select, values
+from sqlalchemy import ARRAY, Uuid, bindparam, column, func, insert, literal, select, values
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, aliased
 
-from db.jobs import append_events, is_in, moved_to
+from db.events import told
+from db.jobs import is_in, moved_to
 from db.models import Job, JobDependency
 from vlyard.jobs.state import State
 
@@ -78,29 +79,31 @@ def release(session: Session, specs: Mapping[UUID, Mapping[str, Any]]) -> None:
     """Queue blocked jobs, each with the specification that it can run with."""
     if specs:
         given = _given("spec", specs)
-        statement = (
-            moved_to(State.QUEUED, State.BLOCKED)
-            .where(Job.id == given.c.id)
-            .values(spec=given.c.spec, available_at=func.now())
-            .returning(Job.id, Job.last_event)
-        )
-        moved = session.execute(statement).all()
-        append_events(session, [(row.id, row.last_event, {"state": State.QUEUED}) for row in moved])
+        _advance(session, State.QUEUED, given, {"spec": given.c.spec, "available_at": func.now()})
 
 
 def give_up(session: Session, errors: Mapping[UUID, Mapping[str, Any]]) -> None:
     """Fail blocked jobs, each with its error."""
     if errors:
         given = _given("error", errors)
-        statement = (
-            moved_to(State.FAILED, State.BLOCKED)
-            .where(Job.id == given.c.id)
-            .values(error=given.c.error, finished_at=func.now())
-            .returning(Job.id, Job.last_event)
-        )
-        moved = session.execute(statement).all()
-        rows = [(row.id, row.last_event, {"state": State.FAILED, "error": errors[row.id]}) for row in moved]
-        append_events(session, rows)
+        told_of = {"error": given.c.error}
+        _advance(session, State.FAILED, given, {"error": given.c.error, "finished_at": func.now()}, told_of)
+
+
+def _advance(
+    session: Session, target: State, given: Any, values: Mapping[str, Any], told_of: Mapping[str, Any] | None = None
+) -> None:
+    """Move blocked jobs, and tell of it in the same statement; `told_of` goes into their events."""
+    extra = {name: value.label(f"told_{name}") for name, value in (told_of or {}).items()}
+    moved = (
+        moved_to(target, State.BLOCKED)
+        .where(Job.id == given.c.id)
+        .values(**values)
+        .returning(Job.id, Job.last_event, *extra.values())
+        .cte("moved")
+    )
+    data = {"state": literal(target.value), **{name: moved.c[label.name] for name, label in extra.items()}}
+    session.execute(select(func.count()).select_from(moved).add_cte(told(moved, data)))
 
 
 def _needed(job: UUID, state: State, result: Mapping[str, Any] | None) -> Needed:
