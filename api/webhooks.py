@@ -1,19 +1,16 @@
 """/v1/webhooks: where a team wants to be told of the ends of its jobs."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Body, Query
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
-from uuid_utils.compat import uuid7
 
 from api.desk import AtDesk, IdempotencyKey
 from control import webhooks
 from control.accounts import Caller
-from control.delivering import Message, post
+from control.delivering import ping, post
 from db import webhooks as stored
 from db.models import DeliveryState, Webhook, WebhookDelivery
 from db.owned import owned_row
@@ -60,19 +57,20 @@ async def delete_webhook(webhook: UUID, desk: AtDesk) -> None:
 
 
 @router.post("/{webhook}/test", summary="Send a ping to a webhook")
-async def ping_webhook(webhook: UUID, desk: AtDesk) -> view.Ping:
-    """Send a signed message of the type `ping` at once, once, and tell how the receiver answered."""
-    row = await desk.run(lambda session, caller: owned_row(session, Webhook, caller.team, webhook))
-    payload = {"type": "ping", "timestamp": datetime.now(UTC), "data": {"webhook": webhook}}
-    message = Message(uuid7(), row.url, orjson.dumps(payload), row.secret)
+async def ping_webhook(webhook: UUID, desk: AtDesk, idempotency_key: IdempotencyKey = None) -> view.Ping:
+    """Send a signed message of the type `ping` at once, and tell how the receiver answered.
+
+    A retry with the same `Idempotency-Key` sends the same message, with the same id, so that it counts once.
+    """
+    message = await desk.run(lambda session, caller: ping(session, caller, webhook, idempotency_key))
     reply = await post(message, desk.house.settings)
     return view.Ping(id=message.id, delivered=reply.arrived, status=reply.status, error=reply.error)
 
 
 @router.post("/{webhook}/enable", summary="Send to a webhook again")
-async def enable_webhook(webhook: UUID, desk: AtDesk) -> view.Webhook:
+async def enable_webhook(webhook: UUID, desk: AtDesk, idempotency_key: IdempotencyKey = None) -> view.Webhook:
     """Tell a disabled webhook of the jobs that end from now on; what was given up meanwhile is not sent."""
-    return await desk.run(lambda session, caller: _webhook(stored.enable(session, caller.team, webhook)))
+    return await desk.run(lambda session, caller: _webhook(webhooks.enable(session, caller, webhook, idempotency_key)))
 
 
 @router.get("/{webhook}/deliveries", summary="List the messages to a webhook")

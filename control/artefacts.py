@@ -16,12 +16,17 @@ from urllib.parse import quote
 
 import boto3
 from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from control.settings import Settings
 from vlyard.errors import InvalidInput, Unavailable
 from vlyard.files import Stored, sha256_of
+
+_WHOLE_BYTES = 8 * 2**20  # what is smaller travels whole
+_WHOLE = TransferConfig(multipart_threshold=_WHOLE_BYTES, use_threads=False)
+_IN_PARTS = TransferConfig(multipart_threshold=_WHOLE_BYTES)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class ArtefactStore:
         """
         with _translated():
             try:
-                self._client.download_file(self._bucket, file.key, str(path))
+                self._client.download_file(self._bucket, file.key, str(path), Config=_transfer(file.bytes))
             except ClientError as error:
                 if _status(error) == 404:
                     raise InvalidInput(f"the content of {file.name} is not in the store: upload it again") from error
@@ -98,10 +103,12 @@ class ArtefactStore:
 
     def put(self, key: str, path: Path, media_type: str) -> tuple[int, str]:
         """Store a file under a key; returns its length in bytes and its SHA-256 in hexadecimal."""
-        sha256 = sha256_of(path)
+        sha256, size = sha256_of(path), path.stat().st_size
         with _translated():
-            self._client.upload_file(str(path), self._bucket, key, ExtraArgs={"ContentType": media_type})
-        return path.stat().st_size, sha256
+            self._client.upload_file(
+                str(path), self._bucket, key, ExtraArgs={"ContentType": media_type}, Config=_transfer(size)
+            )
+        return size, sha256
 
     def put_bytes(self, key: str, content: bytes, media_type: str) -> None:
         """Store a small object."""
@@ -269,6 +276,11 @@ def _client(settings: Settings, endpoint: str) -> Any:
             request_checksum_calculation="when_required",
         ),
     )
+
+
+def _transfer(length: int) -> TransferConfig:
+    """How a file of this length travels. Threads for one request are of no use, and can fail to start."""
+    return _WHOLE if length < _WHOLE_BYTES else _IN_PARTS
 
 
 def _status(error: ClientError) -> int:

@@ -14,18 +14,23 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import lru_cache
 from uuid import UUID
 
 import httpx
 import orjson
 import structlog
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
 
+from control.accounts import Caller
 from control.addresses import addresses_of, checked_url, listed
 from control.settings import Settings
-from control.webhooks import key_of
+from control.webhooks import first_made, key_of
 from db import webhooks
-from db.models import DeliveryState
+from db.models import DeliveryState, Webhook
+from db.owned import owned_row
 from db.session import Database
 from db.webhooks import Due
 from vlyard.errors import Unavailable, VLyardError
@@ -73,6 +78,16 @@ def pause_after(tries: int) -> float | None:
     if tries > len(_PAUSES):
         return None
     return _PAUSES[tries - 1] * random.uniform(1, 1.2)  # noqa: S311  # jitter, not a secret
+
+
+def ping(session: Session, caller: Caller, webhook: UUID, idempotency_key: str | None) -> Message:
+    """The message with which a webhook is tried out; every try of one request has the same. Raises `NotFound`."""
+    row = owned_row(session, Webhook, caller.team, webhook)
+    identity = first_made(session, caller, idempotency_key, f"ping {webhook}", uuid7())
+    milliseconds = identity.int >> 80  # of Unix time: how a UUIDv7 begins (RFC 9562)
+    when = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    payload = {"type": "ping", "timestamp": when, "data": {"webhook": webhook}}
+    return Message(identity, row.url, orjson.dumps(payload), row.secret)
 
 
 async def post(message: Message, settings: Settings) -> Reply:

@@ -246,10 +246,10 @@ def settle(store: ArtefactStore, upload: Pending) -> None:
         return
     objects = _objects(store, upload.file)
     there = _present(store, upload.file) if upload.opened else {}
-    complaints: list[Complaint] = []
-    for each in objects:
-        if each.key in upload.opened and there.get(each.key) != each.bytes:
-            complaints += _join(store, each, upload.opened[each.key])
+    apart = [each for each in objects if each.key in upload.opened and there.get(each.key) != each.bytes]
+    with ThreadPoolExecutor(_CHECKS_AT_ONCE) as threads:
+        found = threads.map(lambda each: list(_join(store, each, upload.opened[each.key])), apart)
+        complaints = [complaint for each in found for complaint in each]
     if complaints:
         raise InvalidInput(f"not all of {upload.file.name} was uploaded", complaints[:_MOST_COMPLAINTS])
     if upload.file.kind is ArtefactKind.FILE:

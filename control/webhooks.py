@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import secrets
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
@@ -29,11 +30,9 @@ def check(new: NewWebhook, settings: Settings) -> None:
 def make(session: Session, caller: Caller, new: NewWebhook, idempotency_key: str | None) -> Webhook:
     """Store a webhook with a new secret, or find the one that an earlier try of the same request stored."""
     identity = uuid7()
-    if idempotency_key is not None:
-        digest = hashlib.sha256(b"webhook" + new.model_dump_json().encode()).hexdigest()
-        made = idempotency.remember(session, caller.team, idempotency_key, digest, identity)
-        if made != identity:
-            return owned_row(session, Webhook, caller.team, made)
+    made = first_made(session, caller, idempotency_key, f"webhook{new.model_dump_json()}", identity)
+    if made != identity:
+        return owned_row(session, Webhook, caller.team, made)
     if len(webhooks.webhooks(session, caller.team)) >= _MOST:
         raise Conflict(f"the team has {_MOST} webhooks already: delete one first")
     row = Webhook(id=identity, team_id=caller.team, url=new.url, secret=new_secret(), events=list(new.events))
@@ -41,6 +40,22 @@ def make(session: Session, caller: Caller, new: NewWebhook, idempotency_key: str
     session.flush()
     session.refresh(row)
     return row
+
+
+def enable(session: Session, caller: Caller, webhook: UUID, idempotency_key: str | None) -> Webhook:
+    """Send to a webhook again; a request that was carried out already changes nothing more. Raises `NotFound`."""
+    mark = uuid7()  # such a request makes nothing, so this says which try was the first
+    if first_made(session, caller, idempotency_key, f"enable {webhook}", mark) != mark:
+        return owned_row(session, Webhook, caller.team, webhook)
+    return webhooks.enable(session, caller.team, webhook)
+
+
+def first_made(session: Session, caller: Caller, idempotency_key: str | None, request: str, made: UUID) -> UUID:
+    """What the first try of a request made: `made` where this one is it, or where tries are not told apart."""
+    if idempotency_key is None:
+        return made
+    digest = hashlib.sha256(request.encode()).hexdigest()
+    return idempotency.remember(session, caller.team, idempotency_key, digest, made)
 
 
 def new_secret() -> str:

@@ -77,6 +77,42 @@ def test_a_ping_is_sent_at_once_and_its_answer_told(visitor: Visitor, receiver: 
     assert message == {"type": "ping", "timestamp": message["timestamp"], "data": {"webhook": made["id"]}}
 
 
+def test_a_retry_of_a_ping_sends_the_same_message_again_and_no_other_one(visitor: Visitor, receiver: Receiver) -> None:
+    made = make(visitor, receiver.url)
+    path, key = f"/v1/webhooks/{made['id']}/test", {"Idempotency-Key": "once"}
+    first, again = (visitor.post(path, headers=key).json() for _ in range(2))
+    assert first == again
+    assert [message.id for message in receiver.received] == [first["id"]] * 2
+    assert receiver.received[0].verified(made["secret"]) == receiver.received[1].verified(made["secret"])
+    assert visitor.post(path).json()["id"] != first["id"]
+
+
+def test_a_key_that_was_used_for_another_request_neither_pings_nor_enables(
+    visitor: Visitor, receiver: Receiver
+) -> None:
+    key = {"Idempotency-Key": "once"}
+    made = make(visitor, receiver.url, headers=key)
+    for what in ("test", "enable"):
+        reply = visitor.post(f"/v1/webhooks/{made['id']}/{what}", headers=key)
+        assert (reply.status_code, reply.json()["code"]) == (422, "idempotency_mismatch")
+    assert receiver.received == []
+
+
+def test_a_retry_of_enabling_changes_nothing_when_the_webhook_was_disabled_since(
+    visitor: Visitor, receiver: Receiver, database: Database, api_settings: Settings
+) -> None:
+    # given a webhook that was enabled, and then disabled because its receiver said that it is gone
+    made = make(visitor, receiver.url)
+    path, key = f"/v1/webhooks/{made['id']}/enable", {"Idempotency-Key": "once"}
+    assert visitor.post(path, headers=key).json()["disabled_at"] is None
+    receiver.answers = [410]
+    visitor.post(f"/v1/jobs/{visitor.submit()['id']}/cancel")
+    deliver_all(database, api_settings)
+    # when the first request is sent again, then it is answered and changes nothing; a new one enables
+    assert visitor.post(path, headers=key).json()["disabled_because"] == "the receiver answered 410 Gone"
+    assert visitor.post(path, headers={"Idempotency-Key": "again"}).json()["disabled_at"] is None
+
+
 def test_a_ping_to_nobody_says_so(visitor: Visitor) -> None:
     reply = visitor.post(f"/v1/webhooks/{make(visitor)['id']}/test").json()
     assert (reply["delivered"], reply["status"]) == (False, None)

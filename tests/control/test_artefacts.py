@@ -74,6 +74,24 @@ def test_a_file_of_several_parts_comes_back_whole(store: ArtefactStore, tmp_path
     assert (tmp_path / "back").read_bytes() == content
 
 
+def test_a_small_file_travels_without_a_thread_of_its_own(store: ArtefactStore, here: Path, tmp_path: Path) -> None:
+    # given somebody who hears of every thread that begins
+    begun: set[str] = set()
+    threading.setprofile(lambda *_: begun.add(threading.current_thread().name))
+    try:
+        # when a small file is stored and fetched, then none does
+        file = file_of(b"picture")
+        store.put(file.key, here, "image/jpeg")
+        store.fetch(file, tmp_path / "back")
+        assert begun == set()
+        # and for a large one, some do
+        (tmp_path / "large").write_bytes(bytes(9 * 2**20))
+        store.put(f"{file.key}.large", tmp_path / "large", "image/jpeg")
+        assert begun
+    finally:
+        threading.setprofile(None)
+
+
 def test_content_that_was_altered_is_refused_and_named(store: ArtefactStore, here: Path, tmp_path: Path) -> None:
     file = file_of(b"PICTURE")
     store.put(file.key, here, "image/jpeg")

@@ -11,6 +11,11 @@ from tests.faults.breaking import Servers
 from tests.system import System, fresh_database
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the thousands of jobs come last: it takes as long as all others, and they say sooner what is broken."""
+    items.sort(key=lambda item: item.path.name == "test_nine_thousand_jobs.py")
+
+
 @pytest.fixture(scope="session")
 def breakable_stack(tmp_path_factory: pytest.TempPathFactory, own_environment: dict[str, str]) -> Iterator[Stack]:
     """Servers that are started once for all tests that break some."""

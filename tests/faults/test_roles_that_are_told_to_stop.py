@@ -77,6 +77,25 @@ def test_a_dispatcher_that_is_told_to_stop_ends_at_once(system: System) -> None:
     assert ended_within(dispatcher, 10)
 
 
+def test_a_flower_that_is_told_to_stop_ends_within_its_grace(system: System) -> None:
+    url = f"http://127.0.0.1:{system.settings.flower_port}/healthcheck"
+
+    def answers() -> bool:
+        try:
+            return httpx.get(url, timeout=2, trust_env=False).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    # given a Flower that has heard of a worker's messages
+    system.start_dispatcher()
+    system.start_worker()
+    flower = system.start("flower", "flower", ready=answers)
+    assert system.ended(system.submit()).state is State.SUCCEEDED
+    # when it is told to stop, then it ends in the time that the supervisor gives it
+    os.kill(flower, signal.SIGTERM)
+    assert ended_within(flower, 10)
+
+
 def test_an_api_that_is_told_to_stop_does_not_wait_for_those_who_follow_a_job(system: System) -> None:
     # given somebody who follows a job, and somebody who waits for it
     url, job = system.start_api(), system.submit(seconds=600)
