@@ -26,7 +26,7 @@ from control.queue import Doorbells
 from control.settings import Settings
 from control.wakeup import Bell, Channel, Listener
 from db import queue
-from db.queue import Doorbell
+from db.queue import Capacity, Doorbell
 from db.session import Database
 from vlyard.errors import Unavailable
 from vlyard.jobs.kinds import KINDS
@@ -89,8 +89,8 @@ class Dispatcher:
         sweep = time.monotonic() >= self._next_sweep
         reaped = self._reap() if sweep else 0
         with self._database.transaction() as session:
-            pools = queue.lock_pools(session)
-            bells = [bell for pool in pools for bell in self._visit(session, pool, sweep)]
+            pools = queue.lock_pools(session, self._settings.lease_seconds)
+            bells = [bell for pool, slots in pools.items() for bell in self._visit(session, pool, slots, sweep)]
         if sweep:
             self._next_sweep = time.monotonic() + _SWEEP_SECONDS
         if bells:
@@ -107,17 +107,13 @@ class Dispatcher:
             self._bell.strike(Channel.ENDED, Channel.EVENTS)
         return reaped
 
-    def _visit(self, session: Session, pool: str, sweep: bool) -> Sequence[Doorbell]:
+    def _visit(self, session: Session, pool: str, capacity: Sequence[Capacity], sweep: bool) -> Sequence[Doorbell]:
         """The doorbells to ring in a pool whose row this transaction has locked."""
-        fresh = self._settings.lease_seconds
-        capacity = sorted(queue.capacity(session, pool, fresh), key=lambda row: row[0])
-        if not capacity:
-            return []
         bells: list[Doorbell] = []
         if sweep:  # for those who can hear it: with nobody there, messages would pile up in Redis
             served = frozenset[str]().union(*(kinds for _, kinds, _ in capacity))
             bells += queue.unanswered(session, pool, served, self._settings.ring_after_seconds, _AT_ONCE)
-        running = [Running(*row) for row in queue.held(session, pool, fresh)]
+        running = [Running(*row) for row in queue.held(session, pool, self._settings.lease_seconds)]
         messages: list[list[UUID]] = []
         for _, groups in groupby(capacity, key=lambda row: row[0]):
             slots = [Slots(kinds, count) for _, kinds, count in groups]

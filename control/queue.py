@@ -10,16 +10,13 @@ from typing import Any
 
 from celery import Celery
 from kombu import Exchange, Queue
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 from redis.exceptions import RedisError
 
 from control.settings import Settings
 from db.queue import Doorbell
 from vlyard.errors import Unavailable
 from vlyard.jobs.kinds import Device
-
-# Longer than any job: with early acknowledgement nothing is ever redelivered, and this makes sure of it.
-_VISIBILITY_SECONDS = 7 * 24 * 3600
 
 
 def queue_name(device: Device, pool: str, kind: str) -> str:
@@ -44,10 +41,10 @@ class Doorbells:
     def ring(self, bells: Iterable[Doorbell]) -> None:
         """Publish one message for each; raises `Unavailable` where Redis does not take them."""
         try:
-            with self._app.producer_pool.acquire(block=True, timeout=5) as producer:
+            with self._app.producer_pool.acquire(block=True, timeout=5) as producer, producer.batch():
                 for bell in bells:
                     self._publish(producer, bell)
-        except (OperationalError, RedisError, OSError) as error:
+        except (OperationalError, BatchPublishError, RedisError, OSError) as error:
             self._app.pool.resize(self._app.pool.limit, force=True, reset=True)  # what was broken is not used again
             raise Unavailable(f"Redis does not take messages: {error}") from error
 
@@ -89,15 +86,16 @@ def _configuration(prefix: str) -> dict[str, Any]:
         "broker_connection_max_retries": None,
         "broker_pool_acquire_timeout": 5,
         "broker_transport_options": {
-            "visibility_timeout": _VISIBILITY_SECONDS,
             "health_check_interval": 10,
             "socket_timeout": 15,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "global_keyprefix": prefix,
             "queue_order_strategy": "round_robin",
+            # A message that was taken is gone, and no visibility timeout redelivers it. One that is lost with its
+            # worker is rung again, as any other that nobody answered.
+            "ack_emulation": False,
         },
-        "visibility_timeout": _VISIBILITY_SECONDS,
         "result_backend": None,
         "task_ignore_result": True,
         "task_store_errors_even_if_ignored": False,

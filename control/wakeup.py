@@ -60,8 +60,11 @@ class Bell:
             try:
                 if connection is None or connection.closed:
                     connection = _connect(self._url)
-                for channel in channels:
-                    connection.execute(sql.SQL("NOTIFY {}").format(sql.Identifier(channel)))
+                if channels:
+                    connection.execute(
+                        "SELECT pg_notify(name, '') FROM unnest(%s::text[]) AS name",
+                        [[channel.value for channel in channels]],
+                    )
             except psycopg.Error as error:
                 log.warning("wake-up not sent", error=str(error).strip())
                 connection = None

@@ -37,6 +37,7 @@ from vlyard.jobs.kinds import Device
 from vlyard.jobs.state import State
 
 Pair = tuple[UUID, int]  # a job and the number of an attempt at it: what a doorbell carries
+Capacity = tuple[Device, frozenset[str], int]  # so many slots for these kinds, of workers with this device
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,18 @@ class Doorbell:
         return f"{job}:{attempt}"
 
 
-def lock_pools(session: Session) -> Sequence[str]:
+def lock_pools(session: Session, fresh_seconds: float) -> Mapping[str, Sequence[Capacity]]:
     """The pools that no other dispatcher is deciding about; they are this transaction's until it ends.
 
-    `NO KEY` lets submissions, which refer to the pool's key, go on meanwhile. The transaction's commit does not wait
-    for the disk: a crash of PostgreSQL that takes a dispatch back takes back no claim, because claims wait, and whoever
-    comes next dispatches again.
+    Each comes with the slots of its living, undrained workers; a pool without any is not among them. `NO KEY` lets
+    submissions, which refer to the pool's key, go on meanwhile. The transaction's commit does not wait for the disk: a
+    crash of PostgreSQL that takes a dispatch back takes back no claim, because claims wait, and whoever comes next
+    dispatches again.
     """
-    return session.connection().scalars(_LOCK_POOLS).all()
-
-
-def capacity(session: Session, pool: str, fresh_seconds: float) -> Sequence[tuple[Device, frozenset[str], int]]:
-    """The slots of the pool's living, undrained workers, by device and the kinds that they serve."""
-    rows = session.connection().execute(_CAPACITY, {"in_pool": pool, "fresh_seconds": fresh_seconds})
-    return [(device, frozenset(kinds), int(slots)) for device, kinds, slots in rows]
+    found: dict[str, list[Capacity]] = {}
+    for pool, device, kinds, slots in session.connection().execute(_LOCK_POOLS, {"fresh_seconds": fresh_seconds}):
+        found.setdefault(pool, []).append((device, frozenset(kinds), int(slots)))
+    return found
 
 
 def held(session: Session, pool: str, fresh_seconds: float) -> Sequence[tuple[UUID, str, int]]:
@@ -159,16 +158,19 @@ _ALIVE = and_(
     Worker.heartbeat_at > func.now() - seconds(bindparam("fresh_seconds", type_=Double)),
 )
 
-_LOCK_POOLS = (
+_LOCKED = (
     select(Pool.name, func.set_config("synchronous_commit", "off", True))
     .order_by(Pool.name)
     .with_for_update(skip_locked=True, key_share=True)
+    .cte("locked")
 )
 
-_CAPACITY = (
-    select(Worker.device, Worker.kinds, func.sum(Worker.slots))
-    .where(Worker.pool == _POOL, _ALIVE)
-    .group_by(Worker.device, Worker.kinds)
+_LOCK_POOLS = (
+    select(_LOCKED.c.name, Worker.device, Worker.kinds, func.sum(Worker.slots))
+    .join(Worker, Worker.pool == _LOCKED.c.name)
+    .where(_ALIVE)
+    .group_by(_LOCKED.c.name, Worker.device, Worker.kinds)
+    .order_by(_LOCKED.c.name, Worker.device)
 )
 
 _HELD = (

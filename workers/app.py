@@ -1,7 +1,9 @@
 """The worker process: Celery listens for doorbells, one task per kind, and a runner answers them."""
 
+import gc
 import os
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +12,7 @@ from uuid import UUID
 import structlog
 from celery import Celery
 from celery.signals import worker_shutting_down
+from celery.worker.consumer import Consumer
 
 from control.artefacts import ArtefactStore
 from control.queue import make_app, queue_name
@@ -29,6 +32,9 @@ from workers.runner import Runner
 
 log = structlog.get_logger()
 
+_TELLING_SECONDS = 0.2  # from a task's event to Flower, at most
+_TOLD_AT_ONCE = 1_000  # events; far more than happen meanwhile
+
 
 @dataclass(frozen=True)
 class Post:
@@ -43,6 +49,24 @@ class Post:
 
 class AttemptFailed(Exception):
     """The attempt did not succeed. Raised for Flower to see; the job's row says why."""
+
+
+class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
+    """Celery's consumer, which tells of tasks a few times a second: each telling costs as much as many short jobs."""
+
+    _tells_at = 0.0  # monotonic
+
+    def on_send_event_buffered(self) -> None:
+        if self.hub:
+            self.hub.call_soon(self._tell_later)  # which also wakes the loop: a task's end frees a slot
+
+    def _tell_later(self) -> None:
+        now = time.monotonic()
+        if now >= self._tells_at:  # and not a mark that is taken back: a lost connection clears the timer
+            self._tells_at = now + _TELLING_SECONDS
+            self.hub.call_later(_TELLING_SECONDS, self._flush_events)
+            if self.event_dispatcher:
+                self.event_dispatcher.buffer_limit = _TOLD_AT_ONCE  # the event that fills it would wake nobody
 
 
 def work(settings: Settings, post: Post) -> None:
@@ -104,9 +128,11 @@ def _consume(settings: Settings, post: Post, runner: Runner) -> None:
 
     worker_shutting_down.connect(leave, weak=False)
     log.info("working", pool=post.pool, device=post.device, kinds=list(post.kinds), slots=post.slots, name=post.name)
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays; looking through it for garbage again and again took a seventh of the CPU
     app.Worker(
         hostname=post.name, concurrency=post.slots, pool="threads", loglevel="WARNING", without_gossip=True,
-        without_mingle=True, quiet=True,
+        without_mingle=True, quiet=True, consumer_cls=_Consumer,
     ).start()  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -184,12 +184,16 @@ class Runner:
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
         """Where a folder may be made; whatever is there afterwards is removed."""
-        folder = Path(self.settings.work_dir or tempfile.gettempdir()) / f"vlyard-{uuid4().hex}"
+        folder = self._room / f"vlyard-{uuid4().hex}"
         try:
             yield folder
         finally:
             if folder.exists():
                 shutil.rmtree(folder)
+
+    @cached_property
+    def _room(self) -> Path:
+        return Path(self.settings.work_dir or tempfile.gettempdir())
 
     def _inputs(self, claimed: Claimed, spec: Spec) -> Sequence[Stored]:
         wanted = spec.inputs()

@@ -6,7 +6,7 @@ from random import Random
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from db import jobs, leases, queue, workers
 from db.clock import from_now
@@ -236,12 +236,24 @@ def test_a_bell_in_a_pool_that_another_dispatcher_holds_is_left_to_it(database: 
 
 
 def test_a_pool_is_decided_about_by_one_dispatcher_while_jobs_are_submitted_to_it(database: Database) -> None:
+    with database.transaction() as session:
+        rows.worker(session)
     with database.transaction() as first:
-        assert queue.lock_pools(first) == ["default"]
+        assert list(queue.lock_pools(first, LEASE)) == ["default"]
         with database.transaction() as second:
-            assert queue.lock_pools(second) == []
+            assert queue.lock_pools(second, LEASE) == {}
         with database.transaction() as session:  # its foreign key refers to the locked row
             rows.queued(session, rows.team(session))
+
+
+def test_a_transaction_that_holds_a_pool_does_not_wait_for_the_disk(database: Database) -> None:
+    with database.transaction() as session:
+        rows.worker(session)
+    with database.transaction() as session:
+        queue.lock_pools(session, LEASE)
+        assert session.scalar(text("SHOW synchronous_commit")) == "off"
+    with database.transaction() as session:  # on the same connection
+        assert session.scalar(text("SHOW synchronous_commit")) == "on"
 
 
 def test_waiting_jobs_are_those_of_each_team_and_kind_by_priority_and_age(database: Database) -> None:
@@ -287,7 +299,7 @@ def test_the_slots_are_those_of_living_undrained_workers_of_the_pool(database: D
         rows.worker(session, pool="elsewhere")
         workers.end(session, rows.worker(session))
         workers.drain(session, rows.worker(session), draining=True)
-        found = queue.capacity(session, "default", LEASE)
+        found = queue.lock_pools(session, LEASE)["default"]
     assert sorted((device, sorted(kinds), slots) for device, kinds, slots in found) == [
         (Device.CPU, ["conversion", "noop"], 7),
         (Device.CPU, ["noop"], 5),

@@ -23,7 +23,7 @@ QUESTIONS: dict[str, tuple[str, Question]] = {
     "expired": ("ix_jobs_running", lambda session: leases.lock_expired(session, 10)),
     "expiring": ("ix_jobs_expiring", lambda session: jobs.expire_waiting(session, {"code": "expired"}, 10)),
     "waiting_for": ("ix_job_dependencies_needs", lambda session: dependencies.lock_waiting_for(session, [uuid4()])),
-    "capacity": ("ix_workers_alive", lambda session: queue.capacity(session, "default", 30)),
+    "capacity": ("ix_workers_alive", lambda session: queue.lock_pools(session, 30)),
     "page": (
         "ix_jobs_team",
         lambda session: jobs.page(session, rows.team(session, "t"), state=None, kind=None, before=None, limit=10),
