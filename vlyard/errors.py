@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class Blame(StrEnum):
@@ -46,6 +46,9 @@ class VLyardError(Exception):
 
     def __str__(self) -> str:
         return "; ".join([self.message, *map(str, self.complaints)])
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, tuple[Complaint, ...]]]:
+        return type(self), (self.message, self.complaints)  # an exception's own way would lose the complaints
 
 
 # --- the caller can fix these ---------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Wrong inputs of every kind: a clear error, a living worker, and the next job unaffected."""
 
 import io
+import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -48,6 +50,55 @@ def test_an_archive_that_climbs_out_of_its_folder_is_refused_and_the_next_one_co
     good = _convert(running, tmp_path / "good.zip")
     assert good.state is State.SUCCEEDED
     assert good.attempts[0].worker == job.attempts[0].worker
+
+
+def _tar_of(path: Path, kind: bytes, name: str = "images/bad") -> Path:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, "/etc/passwd"
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(member)
+    return path
+
+
+def _hostile(folder: Path) -> dict[Path, str]:
+    """Archives that no honest person packs, and a part of what is said of each."""
+    folder.mkdir()
+    many, bomb, overlapping = folder / "many.zip", folder / "bomb.zip", folder / "overlapping.zip"
+    with zipfile.ZipFile(many, "w") as archive:
+        for number in range(100_000):
+            archive.writestr(zipfile.ZipInfo(str(number)), b"")
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(32 * 2**20))
+    with zipfile.ZipFile(overlapping, "w") as archive:
+        archive.writestr("first", b"x" * 5000)
+        archive.writestr("second", b"y" * 5000)
+    content = bytearray(overlapping.read_bytes())
+    struct.pack_into("<I", content, content.rindex(b"PK\x01\x02") + 42, 0)  # the second lies where the first does
+    overlapping.write_bytes(content)
+    return {
+        _tar_of(folder / "absolute.tar", tarfile.REGTYPE, "/images/a.jpg"): "absolute",
+        _tar_of(folder / "symbolic.tar", tarfile.SYMTYPE): "link",
+        _tar_of(folder / "hard.tar", tarfile.LNKTYPE): "link",
+        _tar_of(folder / "device.tar", tarfile.CHRTYPE): "device",
+        many: "members",
+        bomb: "times its size",
+        overlapping: "overlaps",
+    }
+
+
+def test_hostile_archives_are_all_refused_by_a_worker_that_lives_on(
+    running: Running, tmp_path: Path, shapes: Path
+) -> None:
+    hostile = _hostile(tmp_path / "hostile")
+    sources = {archive: running.client.upload(archive) for archive in hostile}
+    jobs = {archive: running.client.submit(ConversionSpec(source=source.id)) for archive, source in sources.items()}
+    for archive, job in jobs.items():
+        ended = running.client.wait(job.id, timeout=180)
+        assert ended.error is not None
+        assert (archive.name, ended.error.code) == (archive.name, "refused_archive")
+        assert hostile[archive] in str(ended.error)
+    pack(shapes, tmp_path / "good.zip")
+    assert _convert(running, tmp_path / "good.zip").state is State.SUCCEEDED
 
 
 def test_something_that_is_no_archive_is_refused(running: Running, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def test_a_yolo_folder_is_converted_without_being_packed(running: Running, tmp_p
     result = running.client.run(ConversionSpec(source=source.id, name="shapes"), timeout=120)
     # then the result accounts for every picture and box
     assert isinstance(result, ConversionResult)
-    assert (result.layout, result.samples, result.boxes, result.lines_refused) == ("ultralytics", 6, 6, 0)
+    assert (result.layout, result.samples, result.boxes, result.annotations_refused) == ("ultralytics", 6, 6, 0)
     # and what the job made carries the attempt's number in its key
     with running.system.database.transaction() as session:
         made = artefacts.ready(session, running.system.caller().team, result.artefacts.values())

@@ -13,9 +13,12 @@ from vlyard import ConversionResult, ConversionSpec, InferenceResult, InferenceS
 from vlyard.demo.shapes import CLASSES, draw_dataset
 from vlyard.formats.archive import pack
 from vlyard.formats.box import Box
+from vlyard.formats.convert import convert
+from vlyard.jobs.conversion import ConversionOptions
 from vlyard.jobs.inference import DEFAULT_MAX_NEW_TOKENS
 from vlyard.jobs.state import State
 
+TOKENIZER = Path(__file__).parents[2] / "workers" / "qwen" / "demo_model" / "tokenizer.json"
 QUESTION = "Detect all objects in the image. Output the bounding boxes in JSON format."
 
 
@@ -28,7 +31,7 @@ def test_a_yolo_folder_becomes_a_grounding_dataset(running: Running, tmp_path: P
     result = running.client.run(ConversionSpec(source=source.id, name="shapes"), timeout=120)
     # then the result accounts for every picture and box
     assert isinstance(result, ConversionResult)
-    assert (result.layout, result.samples, result.boxes, result.lines_refused) == ("ultralytics", 6, 6, 0)
+    assert (result.layout, result.samples, result.boxes, result.annotations_refused) == ("ultralytics", 6, 6, 0)
     assert result.classes == CLASSES
     # and the archive holds what LLaMA-Factory reads
     archive = running.client.download(result.artefacts["dataset"], tmp_path / "dataset.zip")
@@ -42,9 +45,33 @@ def test_a_yolo_folder_becomes_a_grounding_dataset(running: Running, tmp_path: P
     assert all(set(found) == {"bbox_2d", "label"} for answer in answers for found in answer)
     # and the report and the contact sheet are there to look at
     report = json.loads(running.client.download(result.artefacts["report"], tmp_path / "report.json").read_text())
-    assert report["totals"]["lines"]["kept"] == 6
+    assert report["totals"]["annotations"]["kept"] == 6
     with Image.open(running.client.download(result.artefacts["contact_sheet"], tmp_path / "sheet.png")) as sheet:
         assert sheet.format == "PNG"
+
+
+def test_labels_of_another_format_become_short_answers_in_a_new_split(running: Running, tmp_path: Path) -> None:
+    # given labels as COCO has them, and the tokenizer of the model that will be trained
+    draw_dataset(tmp_path / "yolo", count=8, seed=5, side=64)
+    to_coco = ConversionOptions(to="coco", check="header")
+    convert(tmp_path / "yolo", tmp_path / "coco", to_coco, lambda *_: None)
+    pack(tmp_path / "coco", tmp_path / "coco.zip")
+    source, tokenizer = running.client.upload(tmp_path / "coco.zip"), running.client.upload(TOKENIZER)
+    # when a job splits them anew, asks for each class, and counts the answers' tokens
+    spec = ConversionSpec(
+        source=source.id, tokenizer=tokenizer.id, max_answer_tokens=200, ask="each", negatives=0.5,
+        split={"train": 0.75, "val": 0.25}, rename={"red circle": "red thing", "red rectangle": "red thing"},
+    )  # fmt: skip
+    result = running.client.run(spec, timeout=120)
+    # then it was recognised, and the answers are what was asked for
+    assert isinstance(result, ConversionResult)
+    assert (result.format, result.boxes, result.annotations_kept) == ("coco", 8, 8)
+    assert "red thing" in result.classes
+    archive = running.client.download(result.artefacts["dataset"], tmp_path / "dataset.zip")
+    with zipfile.ZipFile(archive) as files:
+        parts = [json.loads(files.read(f"{name}.json")) for name in json.loads(files.read("dataset_info.json"))]
+    assert [len({sample["images"][0] for sample in part}) for part in parts] == [6, 2]
+    assert sum(map(len, parts)) == result.samples > 8
 
 
 def test_a_picture_becomes_an_answer_with_boxes_drawn_on_it(running: Running, tmp_path: Path) -> None:

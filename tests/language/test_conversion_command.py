@@ -25,8 +25,8 @@ def test_a_folder_is_converted_and_the_counts_and_paths_are_shown(tmp_path: Path
     ran = run(source, tmp_path / "out", "--name", "cats", "--prompt", "Find cats.")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert samples(tmp_path / "out", "cats")[0]["messages"][0]["content"] == "<image>\nFind cats."
-    (row,) = [line for line in ran.stdout.splitlines() if "label lines" in line]
-    assert [word for word in row.replace("│", " ").split() if word.isdecimal()] == ["3", "1", "1", "1"]
+    (row,) = [line for line in ran.stdout.splitlines() if "annotations" in line]
+    assert [word for word in row.replace("│", " ").split() if word.isdecimal()] == ["3", "1", "1", "1", "0"]
     for name in ("cats.json", "report.json", "contact_sheet.png"):
         assert str(tmp_path / "out" / name) in ran.stdout
     assert "data.yaml names classes and splits" in ran.stdout
@@ -71,5 +71,5 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_pictures_without_objects_can_be_left_out(tmp_path: Path) -> None:
     files = {**one_picture(LINE), "images/empty.jpg": one_picture("")["images/a.jpg"]}
     source = write_set(tmp_path / "set", files)
-    assert run(source, tmp_path / "out", "--no-keep-empty").returncode == 0
+    assert run(source, tmp_path / "out", "--negatives", "0").returncode == 0
     assert len(samples(tmp_path / "out")) == 1

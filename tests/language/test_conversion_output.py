@@ -1,15 +1,14 @@
 """What a conversion writes: exact, complete, readable by LLaMA-Factory, and the same every time."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.language.llama_factory import problems
 from tests.language.yolo_sets import (
     LINE,
     answers,
@@ -36,30 +35,9 @@ SPLITS: dict[str, str | bytes] = {
 }
 
 
-def _llama_factory_problems(folder: Path) -> list[str]:
-    """What LLaMA-Factory's loader would stumble over, by its data/README.md and converter."""
-    problems = []
-    for name, info in orjson.loads((folder / "dataset_info.json").read_bytes()).items():
-        if info["formatting"] != "sharegpt" or info["columns"] != {"messages": "messages", "images": "images"}:
-            problems.append(f"{name}: {info}")
-        tags = info["tags"]
-        for sample in orjson.loads((folder / info["file_name"]).read_bytes()):
-            turns = sample["messages"]
-            roles = [turn[tags["role_tag"]] for turn in turns]
-            text = "".join(turn[tags["content_tag"]] for turn in turns)
-            if roles != [tags["user_tag"], tags["assistant_tag"]] * (len(turns) // 2) or not turns:
-                problems.append(f"{name}: the turns are {roles}")
-            if text.count("<image>") != len(sample["images"]) or "<video>" in text or "<audio>" in text:
-                problems.append(f"{name}: placeholders and images differ")
-            problems += [
-                f"{name}: {image} is not there" for image in sample["images"] if not (folder / image).is_file()
-            ]
-    return problems
-
-
 def test_the_output_is_what_llama_factory_reads(tmp_path: Path) -> None:
     converted(write_set(tmp_path / "set", SPLITS), tmp_path / "out")
-    assert not _llama_factory_problems(tmp_path / "out")
+    assert not problems(tmp_path / "out")
     assert samples(tmp_path / "out")[0]["messages"][0] == {"role": "user", "content": "<image>\nLocate every object."}
 
 
@@ -72,7 +50,7 @@ def test_the_answer_is_the_native_list(tmp_path: Path) -> None:
 
 def test_a_class_that_is_called_like_a_placeholder_is_not_counted_as_one(tmp_path: Path) -> None:
     converted(write_set(tmp_path / "set", one_picture(LINE, "['<image>']")), tmp_path / "out")
-    assert not _llama_factory_problems(tmp_path / "out")
+    assert not problems(tmp_path / "out")
     assert answers(tmp_path / "out")["images/images/a.jpg"][0]["label"] == "<image>"
 
 
@@ -120,7 +98,7 @@ def test_a_turned_photo_gives_the_same_boxes_and_is_written_upright(tmp_path: Pa
             assert isinstance(pixel, tuple)
             assert isinstance(expected, tuple)
             assert all(abs(a - b) < 12 for a, b in zip(pixel, expected, strict=True))
-    assert report["totals"]["pictures"]["turned"] == 1
+    assert report["totals"]["pictures"]["rewritten"] == 1
     assert [(row["file"], row["status"], row["codes"]) for row in report["rows"]] == [
         ("images/a.jpg", "fixed", ["turned"])
     ]
@@ -138,38 +116,43 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_the_report_has_its_documented_shape(tmp_path: Path) -> None:
     files = {**one_picture(LINE + "0 0.05 0.5 0.2 0.4\nnonsense\n\n"), "labels/lost.txt": LINE + LINE}
     _, report = converted(write_set(tmp_path / "set", files), tmp_path / "out")
-    evidence = report["layout"].pop("evidence")
+    evidence = report["source"].pop("evidence")
+    assert report.pop("options") == options().model_dump(mode="json")
     rows = report.pop("rows")
     assert evidence[0] == "data.yaml names classes and splits"
     assert report == {
-        "version": 1,
-        "layout": {"name": "ultralytics"},
-        "options": {"name": "grounding", "prompt": "Locate every object.", "policy": "fix", "keep_empty": True},
+        "version": 2,
+        "source": {"format": "yolo", "layout": "ultralytics", "described_by": "data.yaml"},
         "classes": {"0": "cat", "1": "dog"},
         "data_sets": {"grounding": {"split": "train", "samples": 1, "boxes": 2}},
         "boxes_per_class": {"cat": 2},
         "totals": {
             "pictures": {
                 "read": 1, "kept": 1, "refused": 0, "left_out": 0,
-                "without_objects": 0, "without_label_file": 0, "turned": 0,
+                "without_objects": 0, "without_label_file": 0, "rewritten": 0,
             },
-            "lines": {"read": 5, "kept": 1, "fixed": 1, "refused": 3},
+            "annotations": {"read": 5, "kept": 1, "fixed": 1, "refused": 3, "left_out": 0},
+            "samples": 1,
             "boxes": 2,
-            "spelling": {"files_with_byte_order_mark": 0, "files_with_carriage_returns": 0, "blank_lines": 1},
+            "spelling": {
+                "files_with_byte_order_mark": 0, "files_with_carriage_returns": 0, "blank_lines": 1, "said_again": 0,
+            },
+            "faults": {"orphan_label": 1, "outside": 1, "wrong_field_count": 1},
         },
     }  # fmt: skip
     fixed, refused, orphan = rows
     assert fixed == {
         "file": "labels/a.txt",
         "line": 2,
+        "entry": None,
         "status": "fixed",
         "codes": ["outside"],
         "reason": "the box reaches outside the picture by 0.050000",
         "how": "it was cut at the picture's edge",
-        "lines": 1,
+        "annotations": 1,
     }
     assert (refused["line"], refused["codes"], refused["how"]) == (3, ["wrong_field_count"], "")
-    assert (orphan["file"], orphan["line"], orphan["codes"], orphan["lines"]) == (
+    assert (orphan["file"], orphan["line"], orphan["codes"], orphan["annotations"]) == (
         "labels/lost.txt", None, ["orphan_label"], 2,
     )  # fmt: skip
 
@@ -181,7 +164,7 @@ def test_a_picture_without_objects_is_a_sample_that_says_so_or_is_left_out(tmp_p
     assert answers(tmp_path / "kept")["images/images/none.jpg"] == []
     assert kept["totals"]["pictures"]["without_objects"] == 2
     assert kept["totals"]["pictures"]["without_label_file"] == 1
-    _, dropped = converted(tmp_path / "set", tmp_path / "dropped", options(keep_empty=False))
+    _, dropped = converted(tmp_path / "set", tmp_path / "dropped", options(negatives=0))
     assert list(answers(tmp_path / "dropped")) == ["images/images/a.jpg"]
     assert dropped["totals"]["pictures"]["left_out"] == 2
 
@@ -191,7 +174,7 @@ def test_a_picture_whose_every_line_was_refused_does_not_teach_that_it_is_empty(
     _, report = converted(write_set(tmp_path / "set", files), tmp_path / "out")
     assert list(answers(tmp_path / "out")) == ["images/images/a.jpg"]
     assert report["totals"]["pictures"]["refused"] == 1
-    assert [row["codes"] for row in report["rows"]] == [["far_outside"], ["no_line_left"]]
+    assert [row["codes"] for row in report["rows"]] == [["pixels"], ["no_line_left"]]
 
 
 @pytest.mark.parametrize("content", [picture()[:300], b"<html>", b""])
@@ -200,10 +183,10 @@ def test_an_unreadable_picture_is_refused_with_its_lines_and_the_rest_goes_on(tm
     _, report = converted(write_set(tmp_path / "set", files), tmp_path / "out")
     assert list(answers(tmp_path / "out")) == ["images/images/a.jpg"]
     (row,) = report["rows"]
-    assert (row["file"], row["status"], row["codes"], row["lines"]) == (
+    assert (row["file"], row["status"], row["codes"], row["annotations"]) == (
         "images/b.jpg", "refused", ["unreadable_picture"], 2,
     )  # fmt: skip
-    assert report["totals"]["lines"] == {"read": 3, "kept": 1, "fixed": 0, "refused": 2}
+    assert report["totals"]["annotations"] == {"read": 3, "kept": 1, "fixed": 0, "refused": 2, "left_out": 0}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +218,7 @@ def test_a_set_without_one_usable_box_is_refused_and_says_why(tmp_path: Path) ->
     with pytest.raises(InvalidInput) as refusal:
         converted(tmp_path / "set", tmp_path / "out")
     message = str(refusal.value)
-    assert "1 pictures and 2 label lines" in message
+    assert "1 pictures and 2 annotations" in message
     assert "ultralytics" in message
     assert "labels/a.txt:1" in message
     assert "labels/a.txt:2: no class has the id 7" in message
@@ -279,8 +262,8 @@ def test_a_name_or_a_prompt_that_would_break_the_output_is_refused(tmp_path: Pat
     write_set(tmp_path / "set", one_picture(LINE))
     with pytest.raises(InvalidInput, match="<image>"):
         converted(tmp_path / "set", tmp_path / "out", options(prompt="<image>\nFind cats."))
-    with pytest.raises(InvalidInput, match="name"):
-        converted(tmp_path / "set", tmp_path / "out", replace(options(), name="../evil"))
+    with pytest.raises(ValueError, match="name"):
+        options(name="../evil")
 
 
 def test_a_file_name_that_is_not_unicode_is_refused_and_reported(tmp_path: Path) -> None:
@@ -290,7 +273,7 @@ def test_a_file_name_that_is_not_unicode_is_refused_and_reported(tmp_path: Path)
     (tmp_path / "set" / "labels" / "lost\udcff.txt").write_text(LINE)
     _, report = converted(tmp_path / "set", tmp_path / "out")
     assert [row["codes"] for row in report["rows"]] == [["name_not_unicode"], ["orphan_label"]]
-    assert report["totals"]["lines"]["refused"] == 2
+    assert report["totals"]["annotations"]["refused"] == 2
 
 
 def test_progress_rises_to_one_and_what_it_raises_stops_the_conversion(tmp_path: Path) -> None:
@@ -342,21 +325,23 @@ def test_every_line_and_every_picture_of_any_set_is_accounted_for(
             files[f"images/{number}.jpg"] = contents[state]
         if lines is not None:
             files[f"labels/{number}.txt"] = "\n".join(lines)
-    _, report = converted(write_set(folder / "set", files), folder / "out", options(policy, keep_empty=keep_empty))
+    _, report = converted(
+        write_set(folder / "set", files), folder / "out", options(policy, negatives=None if keep_empty else 0)
+    )
 
     totals, rows = report["totals"], report["rows"]
     written = 1 + sum(1 for lines, _ in parts for text in lines or [] if text.strip())
-    assert totals["lines"]["read"] == written
-    assert totals["lines"]["kept"] + totals["lines"]["fixed"] + totals["lines"]["refused"] == written
+    assert totals["annotations"]["read"] == written
+    assert totals["annotations"]["kept"] + totals["annotations"]["fixed"] + totals["annotations"]["refused"] == written
     for status in ("fixed", "refused"):
-        assert sum(row["lines"] for row in rows if row["status"] == status) == totals["lines"][status]
+        assert sum(row["annotations"] for row in rows if row["status"] == status) == totals["annotations"][status]
     pictures = totals["pictures"]
     assert pictures["read"] == sum(name.startswith("images/") for name in files)
     assert pictures["kept"] + pictures["refused"] + pictures["left_out"] == pictures["read"]
     boxes: list[dict[str, Any]] = [box for objects in answers(folder / "out").values() for box in objects]
     assert len(boxes) == totals["boxes"]
     assert {code for row in rows for code in row["codes"]} <= set(FAULTS)
-    assert not _llama_factory_problems(folder / "out")
+    assert not problems(folder / "out")
 
 
 def _files(folder: Path) -> list[Path]:

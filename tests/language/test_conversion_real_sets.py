@@ -68,9 +68,9 @@ def test_a_cvat_export_with_its_pictures_apart_gives_its_273_boxes(shared_data: 
 @pytest.mark.parametrize("name", ["darknet-yolomark", "roboflow-empire-state", "nine-formats"])
 def test_no_line_of_a_real_set_is_fixed_or_refused(shared_data: Path, tmp_path: Path, name: str) -> None:
     _, report = converted(shared_data / name, tmp_path / "out")
-    lines = report["totals"]["lines"]
-    assert (lines["fixed"], lines["refused"]) == (0, 0)
-    assert lines["kept"] == lines["read"]
+    annotations = report["totals"]["annotations"]
+    assert (annotations["fixed"], annotations["refused"]) == (0, 0)
+    assert annotations["kept"] == annotations["read"]
 
 
 def test_a_list_that_names_a_missing_picture_says_so_with_its_line(shared_data: Path, tmp_path: Path) -> None:

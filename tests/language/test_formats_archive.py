@@ -1,10 +1,12 @@
 """Archives are unpacked into their folder and nowhere else, or refused by name."""
 
+import gzip
 import io
 import os
 import stat
 import struct
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -135,6 +137,95 @@ def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
     struct.pack_into("<I", content, directory + 42, 0)  # the second member's data begin where the first one's do
     path.write_bytes(content)
     assert "overlaps" in _refused(path, tmp_path)
+
+
+def test_a_directory_of_very_many_entries_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    entry = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    directory = entry * 1_000_000
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(directory), 4, 0)
+    (tmp_path / "a.zip").write_bytes(b"PK\3\4" + directory + end)
+    before = time.process_time()
+    assert "more than 99999 members" in _refused(tmp_path / "a.zip", tmp_path)
+    assert time.process_time() - before < 1
+
+
+@pytest.mark.parametrize("offset", [2**40, 2**63, 2**64 - 1])
+def test_a_zip64_entry_that_lies_nowhere_is_refused(tmp_path: Path, offset: int) -> None:
+    content = bytearray(_zip(tmp_path / "a.zip", {"a.txt": b"x"}).read_bytes())
+    directory, end = content.rindex(b"PK\1\2"), content.rindex(b"PK\5\6")
+    extra = struct.pack("<HHQ", 1, 8, offset)
+    struct.pack_into("<H", content, directory + 30, len(extra))
+    struct.pack_into("<I", content, directory + 42, 0xFFFFFFFF)
+    (size,) = struct.unpack_from("<I", content, end + 12)
+    struct.pack_into("<I", content, end + 12, size + len(extra))
+    (tmp_path / "a.zip").write_bytes(content[:end] + extra + content[end:])
+    assert "a.txt" in _refused(tmp_path / "a.zip", tmp_path)
+
+
+def test_a_member_is_as_long_as_it_is_and_not_as_it_says(tmp_path: Path) -> None:
+    whole = bytearray(_zip(tmp_path / "a.zip", {"a.txt": b"content" * 9}).read_bytes())
+    for length in (5, 2**31):
+        struct.pack_into("<I", whole, whole.rindex(b"PK\1\2") + 24, length)
+        (tmp_path / f"{length}.zip").write_bytes(whole)
+    assert "damaged" in _refused(tmp_path / "5.zip", tmp_path)
+    unpack(tmp_path / f"{2**31}.zip", tmp_path / "large")
+    assert _files(tmp_path / "large") == {"a.txt": b"content" * 9}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_with_a_broken_header_is_refused_and_its_rest_not_forgotten(tmp_path: Path, mode: str) -> None:
+    plain = bytearray(_tar(tmp_path / "a", [(_member(name), b"content") for name in "abc"]).read_bytes())
+    plain[1024 + 148] ^= 1  # the second member's checksum
+    (tmp_path / "a.tar").write_bytes(gzip.compress(plain) if mode == "w:gz" else plain)
+    assert "broken" in _refused(tmp_path / "a.tar", tmp_path)
+
+
+def _pax(path: Path, headers: dict[str, str], content: bytes = b"content") -> Path:
+    member = _member("a.txt")
+    member.pax_headers = headers
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+        archive.addfile(_member("b.txt"), io.BytesIO())
+    return path
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"path": "../evil.txt"},
+        {"path": "/etc/evil"},
+        {"size": "-1024"},
+        {"size": str(2**60)},
+        {"size": "nonsense"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a", "GNU.sparse.realsize": str(2**50)},
+        {"GNU.sparse.map": "0,9", "GNU.sparse.size": str(2**50)},
+    ],
+)
+def test_what_an_extended_header_says_is_not_believed(tmp_path: Path, headers: dict[str, str]) -> None:
+    _refused(_pax(tmp_path / "a.tar", headers), tmp_path)
+    assert sum(len(content) for content in _files(tmp_path / "inside").values()) <= 2048
+
+
+def test_a_tower_of_folders_is_refused(tmp_path: Path) -> None:
+    assert "folders deep" in _refused(_zip(tmp_path / "a.zip", {"a/" * 1_500 + "b": b""}), tmp_path)
+    nested = {f"{number}/" + "a/" * 8 + "b": b"" for number in range(4)}
+    assert "more than 30 folders" in _refused(_zip(tmp_path / "b.zip", nested), tmp_path / "c", Limits(members=30))
+
+
+def test_names_that_differ_by_case_or_unicode_form_are_never_written_over_one_another(tmp_path: Path) -> None:
+    files = {
+        "a.txt": b"1",
+        "A.txt": b"2",
+        "\N{LATIN SMALL LETTER E WITH ACUTE}": b"3",
+        "e\N{COMBINING ACUTE ACCENT}": b"4",
+    }
+    try:
+        unpack(_zip(tmp_path / "a.zip", files), tmp_path / "inside")
+    except RefusedArchive:  # a disk that takes them for the same
+        assert set(_files(tmp_path / "inside").values()) < set(files.values())
+    else:
+        assert _files(tmp_path / "inside") == files
 
 
 def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ PIPELINE = """
 jobs:
   - name: convert
     labels: {site: north}
-    spec: {kind: conversion, source: "file:street.zip", prompt: "file:street.zip is a text here"}
+    spec: {kind: conversion, source: "file:street.zip", prompts: ["file:street.zip is a text here"]}
   - name: again
     spec: {kind: conversion, source: "file:street.zip"}
   - spec: {kind: inference, image: "ref:convert/contact_sheet", prompt: "Why?"}
@@ -65,7 +65,7 @@ def test_a_pipeline_uploads_its_files_once_submits_its_jobs_together_and_shows_t
     assert api.objects[f"/s3/{artefact.id}"] == b"labels"
     convert, again, look = posted(api, "/v1/jobs:batch")["jobs"]
     assert convert["spec"]["source"] == again["spec"]["source"] == str(artefact.id)
-    assert convert["spec"]["prompt"] == "file:street.zip is a text here"
+    assert convert["spec"]["prompts"] == ["file:street.zip is a text here"]
     assert (convert["name"], convert["labels"]) == ("convert", {"site": "north"})
     assert (look["name"], look["spec"]["image"]) == (None, "ref:convert/contact_sheet")
     assert [line.split()[:3] for line in ran.stdout.splitlines()[1:3]] == [

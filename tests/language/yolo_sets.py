@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 from PIL import Image
 
-from vlyard.formats.convert import ConversionReport, Options, convert
+from vlyard.formats.convert import ConversionReport, convert
 from vlyard.formats.faults import Policy
+from vlyard.jobs.conversion import ConversionOptions
 
 LINE = "0 0.5 0.5 0.5 0.5\n"
 BOX_OF_LINE = [250, 250, 750, 750]
@@ -45,18 +46,20 @@ def one_picture(labels: str | bytes, names: str = "[cat, dog]") -> dict[str, str
     }
 
 
-def options(policy: Policy = "fix", *, keep_empty: bool = True, prompt: str = "Locate every object.") -> Options:
-    return Options(name="grounding", prompt=prompt, policy=policy, keep_empty=keep_empty)
+def options(policy: Policy = "fix", *, prompt: str = "Locate every object.", **more: Any) -> ConversionOptions:
+    """Options for a test: the name is `grounding`, and there is one prompt."""
+    return ConversionOptions(**{"prompts": (prompt,), "policy": policy, **more})
 
 
 def converted(
     source: Path,
     output: Path,
-    chosen: Options | None = None,
+    chosen: ConversionOptions | None = None,
     progress: Callable[[float | None, str], object] = print,
+    **how: Any,
 ) -> tuple[ConversionReport, dict[str, Any]]:
     """Convert; returns the value and `report.json` as it was written."""
-    report = convert(source, output, chosen or options(), progress)
+    report = convert(source, output, chosen or options(), progress, **how)
     return report, orjson.loads((output / "report.json").read_bytes())
 
 

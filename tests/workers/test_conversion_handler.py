@@ -70,35 +70,40 @@ def test_the_handler_of_the_kind_is_this_one() -> None:
     assert KINDS["conversion"].handler == "workers.conversion:run"
 
 
-def test_an_uploaded_archive_becomes_three_artefacts_and_a_result(tmp_path: Path) -> None:
+def test_an_uploaded_archive_becomes_artefacts_and_a_result(tmp_path: Path) -> None:
     files = {
         **one_picture(LINE + "0 0.05 0.5 0.2 0.4\nnonsense\n"),
         "images/b.jpg": picture()[:99],
         "labels/b.txt": LINE,
     }
     attempt = Attempt(tmp_path, _packed(tmp_path, files))
-    result, context = attempt.run(name="cats", prompt="Find cats.")
+    result, context = attempt.run(name="cats", prompts=["Find cats."])
 
     published = {file.id: file for file in context.published}
-    assert set(result.artefacts) == {"dataset", "report", "contact_sheet"}
     assert {name: published[artefact].name for name, artefact in result.artefacts.items()} == {
         "dataset": "dataset.zip",
         "report": "report.json",
+        "report_table": "report.csv",
+        "statistics": "statistics.json",
+        "plots": "statistics.png",
         "contact_sheet": "contact_sheet.png",
     }
     assert result.model_dump(exclude={"artefacts"}) == {
+        "format": "yolo",
         "layout": "ultralytics",
         "classes": ("cat", "dog"),
         "samples": 1,
         "boxes": 2,
-        "lines_kept": 1,
-        "lines_fixed": 1,
-        "lines_refused": 2,
+        "annotations_kept": 1,
+        "annotations_fixed": 1,
+        "annotations_refused": 2,
+        "annotations_left_out": 0,
         "pictures_refused": 1,
     }
     stored = tmp_path / "store" / "jobs" / "7" / "1"
     with zipfile.ZipFile(stored / "dataset.zip") as dataset:
-        names = {"cats.json", "dataset_info.json", "report.json", "contact_sheet.png", "images/images/a.jpg"}
+        described = {"report.json", "report.csv", "statistics.json", "statistics.png", "contact_sheet.png"}
+        names = {"cats.json", "dataset_info.json", "images/images/a.jpg", *described}
         assert set(dataset.namelist()) == names
         (sample,) = orjson.loads(dataset.read("cats.json"))
         assert sample["messages"][0]["content"] == "<image>\nFind cats."

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 import vlyard
-from vlyard.cli import convert, jobs, watch
+from vlyard.cli import convert, dataset, jobs, watch
 from vlyard.errors import Blame, VLyardError
 
 GROUP = "vlyard.commands"
@@ -51,6 +51,7 @@ def build(words: Sequence[str]) -> typer.Typer:
     jobs.register(app)
     watch.register(app)
     convert.register(app)
+    dataset.register(app)
     if not set(words[:1]) & {"--version", *_names(app)}:
         commands, missing = _installed(words[:1])
         for name, command in commands.items():
@@ -62,6 +63,8 @@ def build(words: Sequence[str]) -> typer.Typer:
 def _names(app: typer.Typer) -> Iterator[str]:
     for command in app.registered_commands:
         yield str(command.name or getattr(command.callback, "__name__", ""))
+    for group in app.registered_groups:
+        yield str(group.name)
 
 
 def _print_version(wanted: bool) -> None:

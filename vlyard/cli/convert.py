@@ -1,9 +1,10 @@
 """`vlyard convert`: the conversion on this machine, without a server."""
 
+import inspect
 import json as json_text
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,28 +12,45 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from vlyard.formats.convert import CONTACT_SHEET, REPORT, ConversionReport, Options
+from vlyard.cli.options import collected, parameters
+from vlyard.formats.convert import CONTACT_SHEET, PLOTS, REPORT, ConversionReport
 from vlyard.formats.convert import convert as convert_dataset
-from vlyard.formats.faults import Policy
-from vlyard.jobs.conversion import DEFAULT_PROMPT
+from vlyard.formats.crew import usable_cores
+from vlyard.formats.work import Pictures
+from vlyard.jobs.conversion import ConversionOptions
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program, which turns what it raises into a message and an exit status."""
-    app.command("convert")(convert)
+    own = [p for p in inspect.signature(convert).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    everything = [*own, *parameters(ConversionOptions)]
+
+    def command(**values: Any) -> None:
+        convert(**values)
+
+    # typer reads a function's signature and annotations: here those of the model's fields as well.
+    vars(command)["__signature__"] = inspect.Signature(everything)
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in everything}
+    command.__doc__ = convert.__doc__
+    app.command("convert")(command)
 
 
-def convert(  # noqa: PLR0917  # typer reads the parameters, and nobody calls it
-    source: Annotated[Path, typer.Argument(help="A folder, zip or tar with pictures and YOLO detection labels.")],
+def convert(
+    *,
+    source: Annotated[Path, typer.Argument(help="A folder, zip or tar with pictures and labels in any known format.")],
     output: Annotated[Path, typer.Argument(help="The data set's folder; it must not exist, or be empty.")],
-    name: Annotated[str, typer.Option(help="The data set's name in dataset_info.json.")] = "grounding",
-    prompt: Annotated[str, typer.Option(help="What the user turn asks, without <image>.")] = DEFAULT_PROMPT,
-    policy: Annotated[Policy, typer.Option(help="fix mends, skip refuses, strict stops at a fault.")] = "fix",
-    keep_empty: Annotated[bool, typer.Option(help="Keep pictures without objects, answered by [].")] = True,
+    pictures: Annotated[
+        Pictures, typer.Option(help="Copy the pictures, hard-link them, or keep them where they are.")
+    ] = "copy",
+    processes: Annotated[
+        int, typer.Option(min=0, help="How many processes work; 0: as many as this one may use cores.")
+    ] = 0,
+    tokenizer: Annotated[Path | None, typer.Option(help="The model's tokenizer.json, for --max-answer-tokens.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and nothing else.")] = False,
+    **values: Any,
 ) -> None:
-    """Turn YOLO labels into a Qwen3-VL grounding data set on this machine, without a server."""
-    options = Options(name=name, prompt=prompt, policy=policy, keep_empty=keep_empty)
+    """Turn labels of any known format into a Qwen3-VL grounding data set, on this machine, without a server."""
+    options = collected(ConversionOptions, values)
     # The bar goes to stderr, and only where somebody looks at it; stdout is for the result.
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
@@ -42,7 +60,15 @@ def convert(  # noqa: PLR0917  # typer reads the parameters, and nobody calls it
         def progress(fraction: float | None, text: str) -> None:
             bar.update(task, completed=fraction or 0.0, description=text)
 
-        report = convert_dataset(source, output, options, progress)
+        report = convert_dataset(
+            source,
+            output,
+            options,
+            progress,
+            pictures=pictures,
+            processes=processes or usable_cores(),
+            tokenizer=tokenizer,
+        )
     if json:
         print(json_text.dumps({**asdict(report), "output": str(output)}, ensure_ascii=False, indent=2))
     else:
@@ -50,17 +76,20 @@ def convert(  # noqa: PLR0917  # typer reads the parameters, and nobody calls it
 
 
 def _show(report: ConversionReport, output: Path, console: Console) -> None:
-    table = Table(title=Text(f"{report.layout}: {report.samples} samples, {report.boxes} boxes"))
+    table = Table(title=Text(f"{report.format}, {report.layout}: {report.samples} samples, {report.boxes} boxes"))
     for column in ("", "read", "kept", "fixed", "refused", "left out"):
         table.add_column(column, justify="left" if not column else "right")
-    lines, pictures = report.totals["lines"], report.totals["pictures"]
-    table.add_row("label lines", *(str(lines[part]) for part in ("read", "kept", "fixed", "refused")), "")
-    shown = (pictures["read"], pictures["kept"], pictures["turned"], pictures["refused"], pictures["left_out"])
+    annotations, pictures = report.totals["annotations"], report.totals["pictures"]
+    table.add_row("annotations", *(str(annotations[part]) for part in ("read", "kept", "fixed", "refused", "left_out")))
+    shown = (pictures["read"], pictures["kept"], pictures["rewritten"], pictures["refused"], pictures["left_out"])
     table.add_row("pictures", *map(str, shown))
     console.print(table)
     for sentence in report.evidence:
         console.print(Text(f"· {sentence}"))
     for name, part in report.data_sets.items():
-        console.print(Text(f"{part['split']}: {part['samples']} samples in {output / f'{name}.json'}"))
+        file = next(
+            path for path in (output / f"{name}.json", output / f"{name}.jsonl", output / name) if path.exists()
+        )
+        console.print(Text(f"{part['split']}: {part['samples']} samples in {file}"))
     console.print(Text(f"every fault: {output / REPORT}"))
-    console.print(Text(f"to look at: {output / CONTACT_SHEET}"))
+    console.print(Text(f"to look at: {output / CONTACT_SHEET}, {output / PLOTS}"))

@@ -8,6 +8,7 @@ import errno
 import gzip
 import lzma
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -24,7 +25,13 @@ _CHUNK = 2**20
 _HEADER_LIMIT = 2**20  # bytes: a tar header that says it is longer would be read into memory whole
 # The system's words for names that cannot be: too long, or at once a file and a folder.
 _IMPOSSIBLE_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL}
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, NotImplementedError)
+_DAMAGE = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, LookupError,
+    OverflowError, NotImplementedError,
+)  # fmt: skip
+_DEEPEST = 100  # folders above a file: making them one in the other must end
+_DIRECTORY_ENTRY = b"PK\x01\x02"  # where each entry of a zip's directory begins
+_ENTRY_LENGTH = 1024  # bytes that an entry of it may take in the mean
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,17 @@ class _Meter:
     members: int = 0
     bytes: int = 0
     seen: set[str] = field(default_factory=set)
+    folders: set[tuple[str, ...]] = field(default_factory=set)
+
+    def is_new(self, name: str, folder: tuple[str, ...]) -> bool:
+        """Whether the folder was not met before; it and those above it are entries of the disk as files are."""
+        known = len(self.folders)
+        while folder and folder not in self.folders:
+            self.folders.add(folder)
+            folder = folder[:-1]
+        if len(self.folders) > self.limits.members:
+            raise _refused(name, f"the archive has more than {self.limits.members} folders", "split the data set")
+        return len(self.folders) > known
 
     def member(self, name: str) -> None:
         self.members += 1
@@ -75,6 +93,8 @@ def unpack(archive: Path, folder: Path, limits: Limits = DEFAULT_LIMITS) -> None
 
     Raises `RefusedArchive` with the member's name where a path is absolute or leads upwards, where a member is a
     link, a device, encrypted, or there twice, where there is too much of it, or where the archive is damaged.
+    Names that differ only by case or by Unicode form are different files, and are unpacked; on a disk that takes them
+    for the same, the second one is refused, and the first one is never overwritten.
     """
     folder.mkdir(parents=True, exist_ok=True)
     meter = _Meter(archive.stat().st_size, limits)
@@ -110,16 +130,16 @@ def pack(folder: Path, archive: Path) -> None:
 
 def _unpack_member(member: _Member, folder: Path, meter: _Meter) -> None:
     parts = _safe_parts(member.name)
-    path = folder.joinpath(*parts)
+    inside = parts if member.folder else parts[:-1]
+    if meter.is_new(member.name, inside):
+        folder.joinpath(*inside).mkdir(parents=True, exist_ok=True)
     if member.folder:
-        path.mkdir(parents=True, exist_ok=True)
         return
     key = "/".join(parts)
     if not parts or key in meter.seen:
         raise _refused(member.name, "it is in the archive twice" if parts else "it has no name", "pack it anew")
     meter.seen.add(key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with member.open() as source, path.open("xb") as target:
+    with member.open() as source, folder.joinpath(*parts).open("xb") as target:
         while chunk := source.read(_CHUNK):
             meter.add(member.name, len(chunk))
             target.write(chunk)
@@ -133,6 +153,8 @@ def _safe_parts(name: str) -> tuple[str, ...]:
         raise _refused(name, "its path leads upwards", "pack the folder with paths relative to it")
     if "\0" in name:
         raise _refused(name, "its name holds a zero byte", "rename it")
+    if len(path.parts) > _DEEPEST:
+        raise _refused(name, f"it lies more than {_DEEPEST} folders deep", "pack it flatter")
     return path.parts
 
 
@@ -160,10 +182,8 @@ _COMPRESSED: Mapping[bytes, Callable[[Path], object]] = {
 
 
 def _zip_members(archive: Path, limits: Limits) -> Iterator[_Member]:
-    with zipfile.ZipFile(archive) as packed:
+    with archive.open("rb") as file, zipfile.ZipFile(cast(IO[bytes], _CountedDirectory(file, limits))) as packed:
         entries = packed.infolist()
-        if len(entries) > limits.members:  # unlike a tar, it can be counted first
-            raise _too_many(archive.name, limits)
         _refuse_overlaps(entries)
         for entry in entries:
             if entry.flag_bits & 0x1:
@@ -172,6 +192,22 @@ def _zip_members(archive: Path, limits: Limits) -> Iterator[_Member]:
             if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
                 raise _refused(entry.filename, f"it is a {_kind_of(kind)}", "pack files and folders only")
             yield _Member(entry.filename, entry.is_dir(), partial(packed.open, entry))
+
+
+class _CountedDirectory:
+    """A zip file that refuses a directory of too many entries before zipfile makes an object of each."""
+
+    def __init__(self, file: IO[bytes], limits: Limits) -> None:
+        self._file, self._limits = file, limits
+        self.seek, self.tell, self.seekable, self.close = file.seek, file.tell, file.seekable, file.close
+
+    def read(self, count: int = -1) -> bytes:
+        if count > self._limits.members * _ENTRY_LENGTH + _CHUNK:
+            raise _refused("its directory", f"it says that it has {count} bytes", "split the data set")
+        content = self._file.read(count)
+        if content.startswith(_DIRECTORY_ENTRY) and content.count(_DIRECTORY_ENTRY) > self._limits.members:
+            raise _too_many("its directory", self._limits)
+        return content
 
 
 def _refuse_overlaps(entries: list[zipfile.ZipInfo]) -> None:
@@ -183,12 +219,17 @@ def _refuse_overlaps(entries: list[zipfile.ZipInfo]) -> None:
 
 
 def _tar_members(file: IO[bytes]) -> Iterator[_Member]:
-    with file, tarfile.open(fileobj=cast(IO[bytes], _SmallReads(file)), mode="r:") as packed:
+    reads = _SmallReads(file)
+    with file, tarfile.open(fileobj=cast(IO[bytes], reads), mode="r:") as packed:
         while (entry := packed.next()) is not None:
             if not (entry.isreg() or entry.isdir()) or entry.issparse():
                 kind = stat.S_IFLNK if entry.issym() or entry.islnk() else 0
                 raise _refused(entry.name, f"it is a {_kind_of(kind)}", "pack files and folders only")
+            if entry.size < 0:
+                raise _refused(entry.name, f"it says that it has {entry.size} bytes", "pack it anew")
             yield _Member(entry.name, entry.isdir(), partial(_content, packed, entry))
+        if reads.last.strip(b"\0"):  # tarfile takes a broken header for the end
+            raise tarfile.ReadError("a header is broken")
 
 
 def _content(packed: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
@@ -203,11 +244,13 @@ class _SmallReads:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.seek, self.tell = file.seek, file.tell
+        self.last = b""  # what was read last
 
     def read(self, count: int) -> bytes:
         if count > _HEADER_LIMIT:
             raise _refused("a tar header", f"it says that it has {count} bytes", "pack it anew")
-        return self._file.read(count)
+        self.last = self._file.read(count)
+        return self.last
 
 
 def _kind_of(kind: int) -> str:

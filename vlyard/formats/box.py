@@ -16,6 +16,7 @@ class Frame(StrEnum):
     PIXELS = "pixels"  # a pixel of a picture of a stated size, as Qwen2.5-VL spoke
 
 
+_INFINITE = math.inf
 _UNIT = (1.0, 1.0)
 _THOUSAND = (1000.0, 1000.0)
 
@@ -38,7 +39,9 @@ class Box:
     size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if not all(map(math.isfinite, self.corners)):
+        if not (-_INFINITE < self.x1 < _INFINITE and -_INFINITE < self.x2 < _INFINITE) or not (
+            -_INFINITE < self.y1 < _INFINITE and -_INFINITE < self.y2 < _INFINITE
+        ):  # nothing that is not a number passes a comparison; a conversion makes millions of boxes
             raise InvalidInput(f"a box has a coordinate that is not a finite number: {self.corners}")
         if self.x1 > self.x2 or self.y1 > self.y2:
             raise InvalidInput(f"a box has swapped corners: {self.corners}")
@@ -98,6 +101,8 @@ class Box:
     def to_thousand(self) -> tuple[int, int, int, int]:
         """x1, y1, x2, y2 as Qwen3-VL writes them: clamped to the picture, then rounded half to even, in doubles."""
         # Doubles and this order, so that every trainer and every reader of the same line gets the same integers.
+        if self.frame is Frame.RELATIVE and self.x1 >= 0 and self.y1 >= 0 and self.x2 <= 1 and self.y2 <= 1:
+            return round(self.x1 * 1000), round(self.y1 * 1000), round(self.x2 * 1000), round(self.y2 * 1000)
         inside = self.clamped()
         if inside.frame is Frame.THOUSAND:
             return round(inside.x1), round(inside.y1), round(inside.x2), round(inside.y2)

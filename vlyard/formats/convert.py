@@ -1,54 +1,54 @@
-"""From a folder of YOLO labels to a Qwen3-VL grounding data set: the one way, for the job and for the command line.
+"""From a labelled data set to a grounding data set, or to another label format: the one way, for jobs and commands.
 
-The stages: recognise the layout; pair pictures with labels; read and judge each line; check, copy or turn each
-picture; write its sample. Pictures go through one at a time, and the same input gives the same bytes.
+The stages: recognise the format; for each picture look, read, choose, ask and render, in several processes; put the
+pieces together in order. Memory does not grow with the set, and the same input gives the same bytes.
 """
 
-import re
-import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from PIL import Image
+import orjson
 
-from vlyard.errors import Complaint, InvalidInput, UnreadablePicture
-from vlyard.formats import faults
+from vlyard.errors import Complaint, InvalidInput
 from vlyard.formats.archive import unpack
-from vlyard.formats.box import Box
+from vlyard.formats.asking import Asker
+from vlyard.formats.choosing import Choice
+from vlyard.formats.classes import Classes
+from vlyard.formats.crew import Crew
 from vlyard.formats.drawing import contact_sheet
-from vlyard.formats.entries import Entry, Stray, entries
-from vlyard.formats.faults import Policy
-from vlyard.formats.layouts import Dataset, recognise
-from vlyard.formats.picture import DEFAULT_MAX_PIXELS, Picture, read_picture, write_upright
-from vlyard.formats.report import VERSION, Account, write_report
-from vlyard.formats.sharegpt import SharegptWriter, check_prompt
+from vlyard.formats.faults import Status, judge
+from vlyard.formats.picture import DEFAULT_MAX_PIXELS, open_picture
+from vlyard.formats.planning import Chances, Plan
+from vlyard.formats.plots import statistics_sheet
+from vlyard.formats.reading import Row, Stray, Wanted
+from vlyard.formats.recognition import recognise
+from vlyard.formats.report import VERSION, Totals, write_report
+from vlyard.formats.statistics import Tally
+from vlyard.formats.streams import Streams
 from vlyard.formats.tree import Tree
-from vlyard.formats.yolo import Found, LabelFile, count_lines
-from vlyard.jobs.conversion import NAME_PATTERN
+from vlyard.formats.work import Job, Pictures, Sheaf, Shown, Work
+from vlyard.formats.writers.table import make_writer
+from vlyard.formats.writing import Made
+from vlyard.jobs.conversion import LABEL_FORMATS, ConversionOptions
 
-REPORT, CONTACT_SHEET = "report.json", "contact_sheet.png"
+REPORT, TABLE, CONTACT_SHEET = "report.json", "report.csv", "contact_sheet.png"
+STATISTICS, PLOTS = "statistics.json", "statistics.png"
 _ON_THE_SHEET = 12
 _SHEET_PICTURE = 640  # the longer side that a picture for the sheet is kept at, in pixels
+_CHUNK = {"decode": 16, "header": 128, "none": 256}  # pictures: a tenth of a second's work, at most
 
-
-@dataclass(frozen=True)
-class Options:
-    """How to convert; the defaults and the meaning are those of `ConversionSpec`."""
-
-    name: str
-    prompt: str
-    policy: Policy
-    keep_empty: bool
-    max_pixels: int = DEFAULT_MAX_PIXELS
+Progress = Callable[[float | None, str], object]
 
 
 @dataclass(frozen=True)
 class ConversionReport:
     """What came out of a conversion: the head of `report.json`."""
 
+    format: str
     layout: str
     evidence: tuple[str, ...]
     classes: tuple[str, ...]  # by id; in a set without names those that were met
@@ -59,18 +59,32 @@ class ConversionReport:
 
 
 def convert(
-    source: Path, output: Path, options: Options, progress: Callable[[float | None, str], object]
+    source: Path,
+    output: Path,
+    options: ConversionOptions,
+    progress: Progress,
+    *,
+    pictures: Pictures = "copy",
+    processes: int = 1,
+    tokenizer: Path | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> ConversionReport:
     """Convert a folder or an archive; `output` becomes the data set's folder, and exists only after success.
 
-    `progress` is called with a fraction of 1 and a text every now and then; what it raises ends the conversion.
+    `pictures` says how they come into the output: as copies, as hard links where that is possible, or not at all, so
+    that the samples name the source's own (all but those that must be written anew). At most `processes` processes
+    work, this one included. `tokenizer` is the `tokenizer.json` for `max_answer_tokens`. `progress` is called with a
+    fraction of 1 and a text every now and then; what it raises ends the conversion.
+
     Raises `InvalidInput` where the source is not there, holds no usable sample, or has a fault under the policy
-    `strict`; where the output folder is not empty or lies in the source; `RefusedArchive` for an unsafe archive.
+    `strict`, where an option does not fit the source, where the output folder is not empty or lies in the source;
+    `RefusedArchive` for an unsafe archive.
     """
-    check_prompt(options.prompt)
-    _check_name(options.name)
     source, output = source.resolve(), output.absolute()
     _check_places(source, output)
+    if pictures == "keep" and options.to in LABEL_FORMATS:
+        complaint = Complaint("pictures", f"the format {options.to} has its pictures beside it", "copy or link them")
+        raise InvalidInput("The options do not fit", [complaint])
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
         made = Path(scratch) / "made"
@@ -78,18 +92,25 @@ def convert(
         if source.is_file():
             progress(None, "unpacking")
             unpack(source, Path(scratch) / "source")
-            source = Path(scratch) / "source"
-        report = _Conversion(recognise(Tree(source)), made, options, Path(scratch) / "rows").run(progress)
+            source, pictures = Path(scratch) / "source", "link"
+        progress(None, "looking at the source")
+        tree = Tree(source)
+        count = tree.count_pictures()
+        aside = Path(scratch) / "aside"
+        aside.mkdir()
+        # The helpers wake up while the source is recognised; a few pictures are done before any is awake.
+        with Crew(processes if count > 2 * _CHUNK[options.check] else 1) as crew:
+            reader = recognise(tree, Wanted(options.source_format, options.labels, options.coordinates, aside))
+            choice = Choice.of(options, reader.classes)
+            classes = Classes(choice.classes)
+            writer = make_writer(options, classes, tuple(options.split or reader.splits))
+            asker = Asker(options, classes, tokenizer)
+            work = Work(reader, choice, asker, writer, options, made, output, pictures, max_pixels)
+            report = _Conversion(work, Plan.of(reader, options, writer, count), aside, progress).run(crew)
         if output.exists():
             output.rmdir()
         made.rename(output)
     return report
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(NAME_PATTERN, name):
-        complaint = Complaint("name", f"{name!r} cannot be a file's name here", f"it must match {NAME_PATTERN}")
-        raise InvalidInput("The name cannot be used", [complaint])
 
 
 def _check_places(source: Path, output: Path) -> None:
@@ -104,140 +125,147 @@ def _check_places(source: Path, output: Path) -> None:
 
 
 class _Conversion:
-    """One run over one data set."""
+    """One run over one data set: everything that concerns more than one picture."""
 
-    def __init__(self, dataset: Dataset, folder: Path, options: Options, rows: Path) -> None:
-        self.dataset, self.folder, self.options = dataset, folder, options
-        self.account = Account(rows, options.policy)
-        self.writer = SharegptWriter(folder, options.name, options.prompt, dataset.splits[0].name)
-        self.sheet: list[tuple[Image.Image, list[tuple[Box, str]]]] = []
+    def __init__(self, work: Work, plan: Plan, aside: Path, progress: Progress) -> None:
+        self.work, self.plan, self.progress = work, plan, progress
+        self.rows = aside / "rows"
+        self.totals, self.tally = Totals(), Tally()
+        self.sheet: list[Shown] = []
+        self.held_back = Chances(aside / "held_back", work.options.seed)
+        self.strays = aside / "strays"
+        self.done = 0
 
-    def run(self, progress: Callable[[float | None, str], object]) -> ConversionReport:
-        expected = sum(1 for _ in self.dataset.tree.pictures())
-        every = max(1, min(50, expected // 100))
-        done = 0
-        with self.account, self.writer:
-            for entry in entries(self.dataset):
-                if isinstance(entry, Stray):
-                    self._stray(entry)
-                    continue
-                if done % every == 0:
-                    progress(min(done / expected, 1.0), f"{done} of {expected} pictures")
-                self._entry(entry)
-                done += 1
+    def run(self, crew: Crew) -> ConversionReport:
+        work = self.work
+        chunk = _CHUNK[work.options.check]
+        with self.rows.open("wb") as rows, Streams(work.folder, work.writer) as streams:
+            for sheaf in crew.in_order(work, _chunks(self._jobs(), chunk)):
+                self._add(sheaf, rows, streams)
+                self._say(self.plan.pictures)
+            for jobs in _chunks(self._negatives(), chunk):
+                self._add(work.do(jobs), rows, streams)
+            self.totals.pictures["left_out"] += self.held_back.count - self.held_back.taken
+            with self.strays.open("rb") as told:
+                for row in told:
+                    _append(rows, row.rstrip(b"\n"))
             self._refuse_nothing()
-        progress(1.0, f"{done} of {expected} pictures")
+        self.progress(1.0, f"{self.done} of {self.plan.pictures} pictures")
         return self._finish()
 
-    def _stray(self, stray: Stray) -> None:
-        lines = count_lines(stray.label) if stray.label else 0
-        self.account.whole(stray.where, stray.finding, line=stray.line, lines=lines)
-        self.account.pictures["refused"] += stray.picture
+    def _jobs(self) -> Iterator[Job]:
+        """The pictures to do; what is none is put aside on the disk, since a report tells of it at the end."""
+        policy = self.work.options.policy
+        with self.strays.open("wb") as told:
+            for index, item in enumerate(self.plan.units()):
+                if isinstance(item, Stray):
+                    status = judge([item.finding], policy)
+                    told.write(
+                        self.totals.row(Row(item.place, status, (item.finding,), item.annotations), policy) + b"\n"
+                    )
+                    self.totals.annotations[Status.REFUSED] += item.annotations
+                    self.totals.pictures["refused"] += item.picture
+                else:
+                    unit, name = item
+                    yield Job(index, unit, name)
 
-    def _entry(self, entry: Entry) -> None:
-        name = self.dataset.tree.name(entry.picture)
-        picture = self._read(entry, name)
-        if picture is None:
-            return
-        objects, lines = self._label(entry)
-        if lines and not objects:
-            self.account.whole(name, faults.NO_LINE_LEFT.found())
-            self.account.pictures["refused"] += 1
-            return
-        self.account.pictures["without_label_file"] += entry.label is None
-        if not objects and not self.options.keep_empty:
-            self.account.pictures["left_out"] += 1
-            return
-        self._write(entry, name, picture, objects)
+    def _add(self, sheaf: Sheaf, rows: BinaryIO, streams: Streams) -> None:
+        self.totals += sheaf.totals
+        self.tally += sheaf.tally
+        for row in sheaf.rows:
+            _append(rows, row)
+        for file, entries in sheaf.pieces.items():
+            streams.add(file, entries)
+        for job in sheaf.held_back:
+            self.held_back.add(job)
+        self.sheet += sheaf.shown
+        while len(self.sheet) > 2 * _ON_THE_SHEET:  # every second one, so that they come from the whole set
+            self.sheet = self.sheet[::2]
+        pictures = sheaf.totals.pictures
+        self.done += pictures["kept"] + pictures["refused"] + pictures["left_out"] + len(sheaf.held_back)
 
-    def _read(self, entry: Entry, name: str) -> Picture | None:
-        """The picture, or None where it is refused; then its label lines are refused with it."""
-        try:
-            name.encode()
-            return read_picture(entry.picture, max_pixels=self.options.max_pixels, name=name)
-        except UnicodeEncodeError:
-            finding = faults.NAME_NOT_UNICODE.found()
-        except UnreadablePicture as damage:
-            finding = faults.UNREADABLE_PICTURE.found(damage="; ".join(c.what for c in damage.complaints))
-        lines = count_lines(entry.label) if entry.label else 0
-        self.account.whole(name, finding, lines=lines)
-        self.account.pictures["refused"] += 1
-        return None
+    def _say(self, expected: int) -> None:
+        done = min(self.done, expected)
+        self.progress(done / expected if expected else None, f"{done} of {expected} pictures")
 
-    def _label(self, entry: Entry) -> tuple[list[Found], int]:
-        """The objects of the entry's label file, and how many lines it has."""
-        if entry.label is None:
-            return [], 0
-        name = self.dataset.tree.name(entry.label)
-        file = LabelFile(entry.label, self.dataset.classes, self.options.policy)
-        objects, lines = [], 0
-        try:
-            for line in file:
-                self.account.line(name, line)
-                lines += 1
-                if line.found is not None:
-                    objects.append(line.found)
-        except OSError as damage:
-            self.account.whole(name, faults.UNREADABLE_LABEL.found(damage=damage.strerror or damage))
-            return [], 1
-        self.account.label_file(file.spelling)
-        return objects, lines
-
-    def _write(self, entry: Entry, name: str, picture: Picture, objects: list[Found]) -> None:
-        place = f"images/{name}"  # the path from the root: unique, whatever the names and stems are
-        target = self.folder / place
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if picture.orientation == 1:
-            shutil.copyfile(entry.picture, target)
-        else:
-            write_upright(picture, target)
-            self.account.pictures["turned"] += 1
-            self.account.whole(name, faults.TURNED.found(orientation=picture.orientation))
-        self.writer.add(place, objects, entry.split)
-        self.account.sample(entry.split, [found.label for found in objects])
-        if objects and len(self.sheet) < _ON_THE_SHEET:
-            small = picture.image.copy()
-            small.thumbnail((_SHEET_PICTURE, _SHEET_PICTURE))
-            self.sheet.append((small, [(found.box, found.label) for found in objects]))
+    def _negatives(self) -> Iterator[Job]:
+        """As many of the pictures without objects as are wanted for those with objects, split by split."""
+        ratio = self.work.options.negatives
+        if ratio is not None:
+            samples = dict(self.totals.samples)
+            yield from self.held_back.lowest({split: int(count * ratio) for split, count in samples.items()})
 
     def _refuse_nothing(self) -> None:
-        if self.account.boxes.total():
+        if self.totals.boxes.total():
             return
-        pictures, lines = self.account.totals()["pictures"]["read"], self.account.totals()["lines"]["read"]
-        what = f"{pictures} pictures and {lines} label lines were read, and no box was left"
-        fix = f"it was read as {self.dataset.layout}: {'; '.join(self.dataset.evidence)}"
-        first = Complaint(self.dataset.described_by, what, fix)
-        raise InvalidInput("The data set holds no usable sample", [first, *self.account.complaints])
+        totals, reader = self.totals.as_json(), self.work.reader
+        pictures, annotations = totals["pictures"]["read"], totals["annotations"]["read"]
+        what = f"{pictures} pictures and {annotations} annotations were read, and no object was left"
+        fix = f"it was read as {reader.format}, {reader.layout}: {'; '.join(reader.evidence)}"
+        first = Complaint(reader.described_by, what, fix)
+        raise InvalidInput("The data set holds no usable sample", [first, *self.totals.complaints])
 
     def _finish(self) -> ConversionReport:
-        account, dataset, options = self.account, self.dataset, self.options
-        names = dataset.classes.names
+        totals, reader, folder = self.totals, self.work.reader, self.work.folder
+        splits = tuple(sorted(totals.samples, key=lambda split: (*reader.splits, split).index(split)))
+        classes = self._classes()
+        names = self.work.writer.finish(Made(folder, splits, classes))
         data_sets = {
-            name: {"split": split, "samples": account.samples[split], "boxes": account.boxes[split]}
-            for split, name in self.writer.names.items()
+            name: {"split": split, "samples": totals.samples[split], "boxes": totals.boxes[split]}
+            for split, name in names.items()
         }
         head = {
             "version": VERSION,
-            "layout": {"name": dataset.layout, "evidence": dataset.evidence},
-            "options": {
-                "name": options.name,
-                "prompt": options.prompt,
-                "policy": options.policy,
-                "keep_empty": options.keep_empty,
+            "source": {
+                "format": reader.format,
+                "layout": reader.layout,
+                "evidence": reader.evidence,
+                "described_by": reader.described_by,
             },
-            "classes": None if names is None else {str(number): name for number, name in names.items()},
+            "options": self.work.options.model_dump(mode="json"),
+            "classes": None if self.work.choice.classes is None else {str(n): name for n, name in classes.items()},
             "data_sets": data_sets,
-            "boxes_per_class": dict(sorted(account.boxes_per_class.items())),
-            "totals": account.totals(),
+            "boxes_per_class": dict(sorted(totals.boxes_per_class.items())),
+            "totals": totals.as_json(),
         }
-        write_report(self.folder / REPORT, head, account.rows)
-        contact_sheet(self.sheet).save(self.folder / CONTACT_SHEET)
+        write_report(folder, head, self.rows)
+        statistics = self.tally.as_json()
+        (folder / STATISTICS).write_bytes(orjson.dumps(statistics, option=orjson.OPT_INDENT_2))
+        statistics_sheet(statistics).save(folder / PLOTS, compress_level=1)
+        contact_sheet([self._small(shown) for shown in self.sheet[:_ON_THE_SHEET]]).save(
+            folder / CONTACT_SHEET, compress_level=1
+        )
         return ConversionReport(
-            layout=dataset.layout,
-            evidence=dataset.evidence,
-            classes=tuple(names.values()) if names is not None else tuple(sorted(account.boxes_per_class)),
-            samples=account.samples.total(),
-            boxes=account.boxes.total(),
-            totals=account.totals(),
+            format=reader.format,
+            layout=reader.layout,
+            evidence=reader.evidence,
+            classes=tuple(self.totals.classes[n] for n in sorted(self.totals.classes))
+            if self.work.choice.classes is None
+            else tuple(classes.values()),
+            samples=totals.samples.total(),
+            boxes=totals.boxes.total(),
+            totals=totals.as_json(),
             data_sets=data_sets,
         )
+
+    def _classes(self) -> Mapping[int, str]:
+        """The output's classes; where the source has no names, all up to the highest id that was met."""
+        if self.work.choice.classes is not None:
+            return self.work.choice.classes
+        met = self.totals.classes
+        return {number: met.get(number, f"class_{number}") for number in range(max(met, default=-1) + 1)}
+
+    def _small(self, shown: Shown) -> Any:
+        picture = open_picture(Path(shown.path), max_pixels=self.work.max_pixels)
+        picture.thumbnail((_SHEET_PICTURE, _SHEET_PICTURE))
+        return picture, [(target.box, target.label) for target in shown.targets]
+
+
+def _append(rows: BinaryIO, row: bytes) -> None:
+    rows.write((b",\n" if rows.tell() else b"") + row)
+
+
+def _chunks(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
+    jobs = iter(jobs)
+    while chunk := list(islice(jobs, size)):
+        yield chunk

@@ -54,6 +54,19 @@ def contact_sheet(
     return sheet
 
 
+def tiny(picture: Image.Image, boxes: Sequence[tuple[Box, str]], width: int, height: int) -> Image.Image:
+    """The picture with its boxes within so many pixels, such as a terminal's: frames of one pixel, and no letters."""
+    scale = min(width / picture.width, height / picture.height)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    small = picture.convert("RGB").resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(small)
+    for box, label in boxes:
+        left, top, right, bottom = box.clamped().pixels(*small.size)
+        corners = min(left, size[0] - 1), min(top, size[1] - 1), max(right - 1, left), max(bottom - 1, top)
+        pen.rectangle(tuple(map(int, corners)), outline=colour_of(label))
+    return small
+
+
 def colour_of(label: str) -> Colour:
     """The label's own colour, 0..255 each: bright, and the same in every run."""
     mark = zlib.crc32(label.encode("utf-8", "replace"))
@@ -65,7 +78,7 @@ def colour_of(label: str) -> Colour:
 
 def _draw_label(pen: ImageDraw.ImageDraw, label: str, corner: tuple[float, float], size: tuple[int, int]) -> None:
     font = ImageFont.load_default(size=max(11, round(min(size) / 36)))
-    text = _printable(label, font)
+    text = printable(label, font)
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 6
     # Above the box where there is room, else inside it, and never beyond the picture's edge.
@@ -77,7 +90,8 @@ def _draw_label(pen: ImageDraw.ImageDraw, label: str, corner: tuple[float, float
     pen.text((x + 3 - left, y + 3 - top), text, font=font, fill=ink)
 
 
-def _printable(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def printable(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The label as that font can draw it: one line of at most 40 letters."""
     text = " ".join(label.split())
     text = text if len(text) <= 40 else text[:39] + "…"
     if isinstance(font, ImageFont.FreeTypeFont):

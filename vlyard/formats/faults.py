@@ -21,6 +21,7 @@ class Status(StrEnum):
 
 
 _OUT, _AGAIN = "it was left out", "it was not read again"
+_BY_CONTENT = "readers go by its content"
 
 
 @dataclass(frozen=True)
@@ -50,29 +51,89 @@ LINE_TOO_LONG = Fault("line_too_long", "the line has more than {limit} character
 WRONG_FIELD_COUNT = Fault(
     "wrong_field_count", "it has {count} fields, and a box has 5: class, centre x, y, width, height"
 )
-CONFIDENCE = Fault("confidence", "there is a sixth field {value}, as detectors write it", "the sixth field was dropped")
+CONFIDENCE = Fault(
+    "confidence", "there is one field too many, {value}, as detectors write it", "it was taken for a confidence"
+)
+SEPARATED = Fault("separated", "its fields are separated by {mark}", "they were divided there")
+DECIMAL_COMMA = Fault("decimal_comma", "its numbers have decimal commas", "they were read as points")
+PIXELS = Fault("pixels", "{values} look like pixels, and must lie in 0..1 (say so with coordinates=pixels-…)")
+NOT_PIXELS = Fault("not_pixels", "{values} are no pixels, and pixels were announced by `coordinates`")
+SIZE_UNKNOWN = Fault("size_unknown", "pixels need the picture's size, and nobody looked (choose check=header)")
+KEYPOINT_OUTSIDE = Fault("keypoint_outside", "keypoint {name} lies outside the picture", "the keypoint was left out")
 CLASS_NOT_INTEGER = Fault("class_not_integer", "the class id {value} is not an integer")
 CLASS_AS_DECIMAL = Fault("class_as_decimal", "the class id is written {value}", "it was read as {id}")
+CLASS_AS_NAME = Fault("class_as_name", "the class is written {value}", "it was read as {id}")
 CLASS_OUT_OF_RANGE = Fault("class_out_of_range", "no class has the id {value}: {known}")
 NOT_A_NUMBER = Fault("not_a_number", "{field} is {value}, which is not a number")
 NOT_FINITE = Fault("not_finite", "{field} is {value}, which is not a finite number")
 NO_AREA = Fault("no_area", "the box has no area: width {width}, height {height}")
 FAR_OUTSIDE = Fault("far_outside", "{field} is {value}, and must lie in 0..1 of the picture (are these pixels?)")
 NOT_IN_PICTURE = Fault("not_in_picture", "no part of the box lies inside the picture")
+SWAPPED_CORNERS = Fault(
+    "swapped_corners", "its left and right or its top and bottom are swapped", "they were put in order"
+)
 OUTSIDE = Fault("outside", "the box reaches outside the picture by {excess:.6f}", "it was cut at the picture's edge")
-DUPLICATE = Fault("duplicate", "the same box stands in line {first}", "the second one was dropped")
+DUPLICATE = Fault("duplicate", "the same object stands in {first}", "the second one was dropped")
+
+# Of an annotation in a format that is no list of lines.
+MALFORMED = Fault("malformed", "{field} is {value}, and must be {due}")
+NUMBER_AS_TEXT = Fault("number_as_text", "{field} is written as text", "it was read as numbers")
+NO_BOX = Fault("no_box", "it has neither a box nor an outline")
+NO_LABEL = Fault("no_label", "it does not say its class")
+PART_UNUSABLE = Fault("part_unusable", "its {part} cannot be used: {damage}", "its box was taken without")
+SHAPE_UNKNOWN = Fault("shape_unknown", "{shape} with {count} points is no shape that can be read")
+LABELS_UNTURNED = Fault(
+    "labels_unturned",
+    "it was drawn on the picture as stored, before EXIF's orientation {orientation}",
+    "it was turned with the picture",
+)
+SIZE_DIFFERS = Fault(
+    "size_differs",
+    "it says that the picture has {declared} pixels, and it has {size}",
+    "positions were taken relative to the size that the label says",
+    True,
+    Status.KEPT,
+)
+SIZE_CONTRADICTS = Fault(
+    "size_contradicts",
+    "it says that the picture has {declared} pixels, and it has {size}: another shape (is it another picture?)",
+)
+IMAGE_UNKNOWN = Fault("image_unknown", "no image has the id {id}")
+ID_TWICE = Fault("id_twice", "several images have the id {id}, so that nobody knows whose its annotations are")
+ENTRY_UNUSABLE = Fault("entry_unusable", "{damage}")
+LISTED_AGAIN = Fault("listed_again", "another entry names the same picture", "they were joined", True, Status.KEPT)
+ANSWER_DAMAGED = Fault("answer_damaged", "the answer is {damage}", "the objects that could be read were taken")
+UNLABELLED_SPLIT = Fault("unlabelled_split", "no picture of {split} has a label, so what it shows is not known")
+NO_OBJECTS = Fault("no_objects", "the answer holds no objects, and no empty list that says so: {answer}")
 
 # Of a picture.
 UNREADABLE_PICTURE = Fault("unreadable_picture", "{damage}")
 NAME_NOT_UNICODE = Fault("name_not_unicode", "the file's name is not valid UTF-8, so no data set can name it")
 NO_LINE_LEFT = Fault("no_line_left", "every line of its label file was refused, so what it shows is not known")
+NOT_IN_TUTORIAL = Fault("not_in_tutorial", "the tutorial's script takes no pictures called {suffix}")
+TOO_MANY_OBJECTS = Fault("too_many_objects", "it has {count} objects, and one answer may have {limit}")
+ANSWER_TOO_LONG = Fault("answer_too_long", "its answer has {count} tokens, and may have {limit}")
 TURNED = Fault("turned", "other trainers ignore its EXIF orientation {orientation}", "it was written upright", True)
+TRANSPARENT = Fault("transparent", "trainers ignore that parts are transparent", "these were written white", True)
+SIXTEEN_BIT = Fault(
+    "sixteen_bit", "trainers cut its 16-bit grey off at 255", "it was scaled down, and written with 8 bits", True
+)
+WIDE_VALUES = Fault(
+    "wide_values", "trainers cut its values off at 0 and 255", "they were stretched, and written with 8 bits", True
+)
+ANIMATED = Fault("animated", "it has several frames or pages", "its first one is used", True, Status.KEPT)
+CMYK = Fault("cmyk", "its colours are CMYK", "readers turn it into RGB", True, Status.KEPT)
+WRONG_SUFFIX = Fault("wrong_suffix", "it is not of the format that its name says", _BY_CONTENT, True, Status.KEPT)
 
 # Of the set.
 PICTURE_MISSING = Fault("picture_missing", "the picture {name} is not in the data set")
 PICTURE_AMBIGUOUS = Fault("picture_ambiguous", "{count} pictures are called {name}, and the path names none of them")
 SPLIT_MISSING = Fault("split_missing", "{split}: {entry} is not in the data set")
 ORPHAN_LABEL = Fault("orphan_label", "no picture belongs to this label file")
+LABEL_AMBIGUOUS = Fault(
+    "label_ambiguous", "{count} label files, such as {name}, may be the picture's (name their folder as `labels`)"
+)
+MIXED_ROWS = Fault("mixed_rows", "it has rows of boxes and of polygons", "both were read", True, Status.KEPT)
 UNREADABLE_LABEL = Fault("unreadable_label", "the label file cannot be read: {damage}")
 LISTED_TWICE = Fault("listed_twice", "the picture was read before, for {split}", _AGAIN, True, Status.IGNORED)
 UNLISTED = Fault("unlisted", "no split of the data set contains this picture", _OUT, True, Status.IGNORED)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from vlyard.errors import Complaint, UnreadablePicture
+from vlyard.formats import faults
 
 DEFAULT_MAX_PIXELS = 2**30 // 4 // 3  # a quarter of a GiB as RGB, which is also where Pillow starts to warn
 
@@ -34,6 +35,7 @@ _AS_DISPLAYED = {  # EXIF 2.3, tag 0x0112: what to do to see the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PLAIN_MODES = frozenset({"1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV"})
 _ON_ITS_SIDE = frozenset({5, 6, 7, 8})
 
 _NEARLY_LOSSLESS: dict[str, dict[str, Any]] = {
@@ -56,6 +58,9 @@ class Picture:
     image: Image.Image  # upright RGB, 8 bits a channel
     format: str  # of the file, one of FORMATS or MPO
     orientation: int  # that the file carried, 1..8
+    unlike: str = ""  # why `Image.open(path).convert("RGB")` gives other pixels: the code of a fault; empty where not
+    animated: bool = False  # more frames or pages follow
+    cmyk: bool = False
 
 
 def read_picture(source: Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "") -> Picture:
@@ -65,11 +70,14 @@ def read_picture(source: Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, 
     what an error calls the picture (its path if not given). Raises `UnreadablePicture` where the picture is
     truncated, damaged, of no known format, or has more than `max_pixels` pixels.
     """
-    with _opened(source, max_pixels, name) as picture:
+    with opened(source, max_pixels, name) as picture:
         picture.load()
         turn = orientation(picture)
-        upright = picture.transpose(_AS_DISPLAYED[turn]) if turn in _AS_DISPLAYED else picture
-        return Picture(_as_rgb(upright), picture.format or "", turn)
+        displayed = _as_rgb(picture)
+        unlike = faults.TURNED.code if turn in _AS_DISPLAYED else _difference(picture, displayed)
+        upright = displayed.transpose(_AS_DISPLAYED[turn]) if turn in _AS_DISPLAYED else displayed
+        cmyk = picture.mode == "CMYK"
+        return Picture(upright, picture.format or "", turn, unlike, _has_more(picture), cmyk)
 
 
 def open_picture(source: Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "") -> Image.Image:
@@ -83,7 +91,7 @@ def picture_size(source: Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, 
     A PNG is read to its end where no EXIF came early, since it may come last. Raises as `read_picture`, but most
     damage behind the header goes unnoticed.
     """
-    with _opened(source, max_pixels, name) as picture:
+    with opened(source, max_pixels, name) as picture:
         turned = orientation(picture) in _ON_ITS_SIDE
         return (picture.height, picture.width) if turned else (picture.width, picture.height)
 
@@ -95,7 +103,12 @@ def write_upright(picture: Picture, path: Path) -> None:
 
 
 def orientation(picture: Image.Image) -> int:
-    """The EXIF orientation, 1..8; 1 where there is none or where the EXIF block is unreadable."""
+    """The EXIF orientation, 1..8; 1 where there is none or where the EXIF block is unreadable.
+
+    A TIFF has none left: Pillow turns it while it reads, for us and for every trainer.
+    """
+    if picture.format == "TIFF":
+        return 1
     try:
         value = picture.getexif().get(_ORIENTATION, 1)
     except _DAMAGE:
@@ -106,21 +119,29 @@ def orientation(picture: Image.Image) -> int:
 
 
 @contextlib.contextmanager
-def _opened(source: Path | bytes, max_pixels: int, name: str) -> Iterator[Image.Image]:
+def opened(source: Path | bytes, max_pixels: int, name: str) -> Iterator[Image.Image]:
+    """The picture with only its header read; whatever goes wrong inside the block is told as `UnreadablePicture`."""
     name = name or ("the picture" if isinstance(source, bytes) else str(source))
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
-            if picture.width * picture.height > max_pixels:
-                raise _unreadable(
-                    name,
-                    f"it has {picture.width} × {picture.height} pixels, more than the limit of {max_pixels}",
-                    "scale it down",
-                )
+            expect_few_pixels(picture.width, picture.height, max_pixels, name)
             yield picture
     except UnidentifiedImageError:
         raise _unreadable(name, "it is not a picture of a known format", f"known are {', '.join(FORMATS)}") from None
     except _DAMAGE as damage:
-        raise _unreadable(name, f"it is damaged: {_words(damage)}", "replace the file") from damage
+        raise damaged(name, damage) from damage
+
+
+def expect_few_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
+    """Raises `UnreadablePicture` where there are more than that."""
+    if width * height > max_pixels:
+        what = f"it has {width} × {height} pixels, more than the limit of {max_pixels}"
+        raise _unreadable(name, what, "scale it down")
+
+
+def damaged(name: str, damage: BaseException) -> UnreadablePicture:
+    """What went wrong while the picture was read, in words, for raising."""
+    return _unreadable(name, f"it is damaged: {_words(damage)}", "replace the file")
 
 
 def _unreadable(name: str, what: str, fix: str) -> UnreadablePicture:
@@ -143,6 +164,29 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
     return picture.convert("RGB") if picture.mode != "RGB" else picture.copy()
+
+
+def is_plain(picture: Image.Image) -> bool:
+    """Whether every reader gets the same pixels from it: 8 bits and no transparency."""
+    return picture.mode in _PLAIN_MODES and not picture.has_transparency_data
+
+
+def _difference(picture: Image.Image, displayed: Image.Image) -> str:
+    """Why trainers, who call no more than `convert("RGB")`, see other pixels than people; empty where not."""
+    if is_plain(picture) or not ImageChops.difference(picture.convert("RGB"), displayed).getbbox():
+        return ""
+    if picture.has_transparency_data:
+        return faults.TRANSPARENT.code
+    return faults.SIXTEEN_BIT.code if picture.mode.startswith("I;16") else faults.WIDE_VALUES.code
+
+
+def _has_more(picture: Image.Image) -> bool:
+    if picture.format == "MPO":  # a second view or a small copy, which cameras append
+        return False
+    try:
+        return bool(getattr(picture, "is_animated", False))
+    except _DAMAGE:  # of what follows: the first picture was read
+        return True
 
 
 def _scaled_to_grey(picture: Image.Image) -> Image.Image:

@@ -1,137 +1,120 @@
-"""The account of a conversion: what became of every label line and every picture, and `report.json`.
+"""The account of a conversion: what became of every annotation and every picture, `report.json` and `report.csv`.
 
 `report.json` is one object, and its shape is kept:
 
-    version           1
-    layout            {"name", "evidence": [sentence, …]}
-    options           {"name", "prompt", "policy", "keep_empty"}
-    classes           {"<id>": name}; null in a set without names
-    data_sets         {"<name in dataset_info.json>": {"split", "samples", "boxes"}}
+    version           2
+    source            {"format", "layout", "evidence": [sentence, …], "described_by"}
+    options           as `ConversionOptions`
+    classes           {"<id>": name} of the output; null in a set without names
+    data_sets         {"<name>": {"split", "samples", "boxes"}}
     boxes_per_class   {name: count}
-    totals            {"pictures": {read, kept, refused, left_out, without_objects, without_label_file, turned},
-                       "lines": {read, kept, fixed, refused}, "boxes", "spelling": {files_with_byte_order_mark,
-                       files_with_carriage_returns, blank_lines}}
-                      pictures: read = kept + refused + left_out; lines: read = kept + fixed + refused
-    rows              [{"file", "line", "status", "codes", "reason", "how", "lines"}, …]
+    totals            {"pictures": {read, kept, refused, left_out, without_objects, without_label_file, rewritten},
+                       "annotations": {read, kept, fixed, refused, left_out}, "samples", "boxes", "spelling":
+                       {files_with_byte_order_mark, files_with_carriage_returns, blank_lines, said_again},
+                       "faults": {code: count}}; said_again counts objects that several samples of one
+                       picture name, and that are one
+                      pictures: read = kept + refused + left_out; annotations: read = the sum of all others
+    rows              [{"file", "line", "entry", "status", "codes", "reason", "how", "annotations"}, …]
 
-There is a row for everything that was fixed, refused or ignored, in the order in which it was met. `line` counts from
-1, and is null where the row is about a whole file. `lines` is how many label lines the row accounts for, so that the
-rows of one status add up to the total of the lines. The codes are those of `vlyard.formats.faults`.
+There is a row for everything that was fixed, refused or ignored, and for what is odd and changes nothing (kept), in
+the order in which it was met. `line` counts from 1 in files that are read by lines; elsewhere `entry` names the place,
+such as `annotations[12]`. `annotations` is how many of them the row accounts for, so that the rows that are refused
+add up to the total. The codes are those of `vlyard.formats.faults`. `report.csv` has the same rows.
 """
 
+import csv
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import orjson
 
 from vlyard.errors import Complaint, InvalidInput
-from vlyard.formats.faults import Finding, Policy, Status, judge
+from vlyard.formats.faults import Policy, Status
+from vlyard.formats.reading import Row
 from vlyard.formats.tree import storable
-from vlyard.formats.yolo import LabelLine, Spelling
 
-VERSION = 1
+VERSION = 2
+COLUMNS = ("file", "line", "entry", "status", "codes", "reason", "how", "annotations")
 _REMEMBERED = 20  # complaints that are kept for a message
+_PICTURES = ("kept", "refused", "left_out", "without_objects", "without_label_file", "rewritten")
+_ANNOTATIONS = ("kept", "fixed", "refused", "left_out")
+_SPELLING = ("files_with_byte_order_mark", "files_with_carriage_returns", "blank_lines", "said_again")
 
 
 @dataclass
-class Account:
-    """Counts everything, and writes each row to a file as it comes, so that memory does not grow with the set.
+class Totals:
+    """Counts of everything; those of several parts add up."""
 
-    Under the policy `strict` the first fault raises `InvalidInput` with its place.
-    """
-
-    rows: Path
-    policy: Policy
-    lines: Counter[Status] = field(default_factory=Counter)
     pictures: Counter[str] = field(default_factory=Counter)
+    annotations: Counter[str] = field(default_factory=Counter)
     spelling: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
     boxes_per_class: Counter[str] = field(default_factory=Counter)
     samples: Counter[str] = field(default_factory=Counter)  # split -> samples
     boxes: Counter[str] = field(default_factory=Counter)  # split -> boxes
-    complaints: list[Complaint] = field(default_factory=list)
+    classes: dict[int, str] = field(default_factory=dict)  # that were met, by id
+    complaints: list[Complaint] = field(default_factory=list)  # the first of what was refused
 
-    def __enter__(self) -> "Account":
-        self._file = self.rows.open("wb")
+    def __iadd__(self, other: "Totals") -> "Totals":
+        for mine, more in (
+            (self.pictures, other.pictures),
+            (self.annotations, other.annotations),
+            (self.spelling, other.spelling),
+            (self.faults, other.faults),
+            (self.boxes_per_class, other.boxes_per_class),
+            (self.samples, other.samples),
+            (self.boxes, other.boxes),
+        ):
+            mine.update(more)
+        self.classes |= other.classes
+        self.complaints += other.complaints[: _REMEMBERED - len(self.complaints)]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def line(self, file: str, line: LabelLine) -> None:
-        """Account for one label line."""
-        self.lines[line.status] += 1
-        if line.findings:
-            self._row(file, line.number, line.status, line.findings, 1)
-
-    def whole(self, file: str, finding: Finding, *, line: int | None = None, lines: int = 0) -> Status:
-        """Account for something else than a label line, and with it for the label lines that nothing will read."""
-        status = judge([finding], self.policy)
-        self.lines[Status.REFUSED] += lines
-        self._row(file, line, status, [finding], lines)
-        return status
-
-    def label_file(self, spelling: Spelling) -> None:
-        """Account for how a label file was written."""
-        self.spelling["files_with_byte_order_mark"] += spelling.byte_order_mark
-        self.spelling["files_with_carriage_returns"] += spelling.carriage_returns
-        self.spelling["blank_lines"] += spelling.blank_lines
-
-    def sample(self, split: str, labels: Sequence[str]) -> None:
-        """Account for a picture that became a sample with these objects."""
-        self.pictures["kept"] += 1
-        self.pictures["without_objects"] += not labels
-        self.samples[split] += 1
-        self.boxes[split] += len(labels)
-        self.boxes_per_class.update(labels)
-
-    def _row(self, file: str, line: int | None, status: Status, findings: Sequence[Finding], lines: int) -> None:
-        reason = "; ".join(finding.reason for finding in findings)
-        how = "; ".join(finding.mending for finding in findings) if status is not Status.REFUSED else ""
-        file, reason = storable(file), storable(reason)
-        where = file if line is None else f"{file}:{line}"
-        if not all(finding.fault.harmless for finding in findings):
-            complaint = Complaint(where, reason)
-            if self.policy == "strict":
+    def row(self, row: Row, policy: Policy) -> bytes:
+        """Account for a row; returns it as JSON. Raises `InvalidInput` for a fault under the policy `strict`."""
+        reason = storable("; ".join(finding.reason for finding in row.findings))
+        how = "; ".join(finding.mending for finding in row.findings) if row.status is not Status.REFUSED else ""
+        self.faults.update(finding.fault.code for finding in row.findings)
+        if row.status is Status.REFUSED:
+            complaint = Complaint(storable(str(row.place)), reason)
+            if policy == "strict":
                 raise InvalidInput("The data set has a fault, and the policy is strict", [complaint])
-            if status is Status.REFUSED and len(self.complaints) < _REMEMBERED:
+            if len(self.complaints) < _REMEMBERED:
                 self.complaints.append(complaint)
-        row = {
-            "file": file,
-            "line": line,
-            "status": status,
-            "codes": [finding.fault.code for finding in findings],
-            "reason": reason,
-            "how": how,
-            "lines": lines,
-        }
-        self._file.write((b",\n" if self._file.tell() else b"") + orjson.dumps(row))
+        values = (
+            storable(row.place.file), row.place.line, row.place.entry or None, row.status,
+            [finding.fault.code for finding in row.findings], reason, how, row.annotations,
+        )  # fmt: skip
+        return orjson.dumps(dict(zip(COLUMNS, values, strict=True)))
 
-    def totals(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The totals as the report shows them."""
-        seen = self.pictures
-        read = seen["kept"] + seen["refused"] + seen["left_out"]
-        parts = ("kept", "refused", "left_out", "without_objects", "without_label_file", "turned")
-        marks = ("files_with_byte_order_mark", "files_with_carriage_returns", "blank_lines")
-        lines = {str(status): self.lines[status] for status in (Status.KEPT, Status.FIXED, Status.REFUSED)}
+        pictures = {part: self.pictures[part] for part in _PICTURES}
+        annotations = {part: self.annotations[part] for part in _ANNOTATIONS}
+        read = pictures["kept"] + pictures["refused"] + pictures["left_out"]
         return {
-            "pictures": {"read": read, **{part: seen[part] for part in parts}},
-            "lines": {"read": sum(lines.values()), **lines},
+            "pictures": {"read": read, **pictures},
+            "annotations": {"read": sum(annotations.values()), **annotations},
+            "samples": self.samples.total(),
             "boxes": self.boxes.total(),
-            "spelling": {mark: self.spelling[mark] for mark in marks},
+            "spelling": {mark: self.spelling[mark] for mark in _SPELLING},
+            "faults": dict(sorted(self.faults.items())),
         }
 
 
-def write_report(path: Path, head: dict[str, Any], rows: Path) -> None:
-    """Join the head and the rows to one JSON object."""
-    with path.open("wb") as report, rows.open("rb") as written:
+def write_report(folder: Path, head: dict[str, Any], rows: Path) -> None:
+    """Write `report.json` and `report.csv` of the head and of a file with one row of JSON in each line."""
+    with (folder / "report.json").open("wb") as report, rows.open("rb") as written:
         report.write(orjson.dumps(head, option=orjson.OPT_INDENT_2).removesuffix(b"\n}"))
         report.write(b',\n  "rows": [\n')
         shutil.copyfileobj(written, report)
         report.write(b"\n]}\n")
+    with (folder / "report.csv").open("w", encoding="utf-8", newline="") as table, rows.open("rb") as written:
+        columns = csv.DictWriter(table, COLUMNS)
+        columns.writeheader()
+        for line in written:
+            row = orjson.loads(line.rstrip(b",\n"))
+            columns.writerow(row | {"codes": " ".join(row["codes"])})

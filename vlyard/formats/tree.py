@@ -5,7 +5,7 @@ archivers leave behind, are not looked at.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -13,12 +13,15 @@ from pathlib import Path, PurePosixPath
 
 from vlyard.formats.picture import SUFFIXES
 
+_DESCRIBING = frozenset({".yaml", ".yml", ".data", ".labels", ".names"})
+_NAMES = frozenset({"classes.txt"})  # beside thousands of labels that end like it
 _LEFTOVERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
 
 
-def is_picture(path: Path) -> bool:
+def is_picture(path: Path | str) -> bool:
     """Whether the name says so."""
-    return path.suffix.lower() in SUFFIXES
+    name = str(path)
+    return name[name.rfind(".") :].lower() in SUFFIXES  # names come by the million, and are no Paths
 
 
 def storable(text: str) -> str:
@@ -32,13 +35,44 @@ class Tree:
 
     root: Path
 
-    def name(self, path: Path) -> str:
+    def name(self, path: Path | str) -> str:
         """The path as messages and outputs say it: from the root, with forward slashes."""
+        if isinstance(path, str):
+            return path[len(str(self.root).rstrip("/")) + 1 :]
         return path.relative_to(self.root).as_posix()
+
+    def folders(self, folder: Path | None = None, without: Collection[str] = ()) -> Iterator[tuple[str, list[str]]]:
+        """The folder (the root if not given) and all below it: absolute paths, with the sorted names of their files.
+
+        Folders in `without`, absolute paths, are left out with all below them.
+        """
+        yield from _folders(str(folder or self.root), frozenset(), without)
 
     def walk(self, folder: Path | None = None) -> Iterator[Path]:
         """All files below a folder (the root if not given), sorted, the files of a folder before its sub-folders'."""
-        yield from _walk(folder or self.root, frozenset())
+        for place, names in self.folders(folder):
+            yield from (Path(place, name) for name in names)
+
+    def describing(self) -> Sequence[Path]:
+        """The files that may describe a data set: .yaml, .data and the like, and `classes.txt`; in `walk`'s order."""
+        return self._survey[1]
+
+    def count_pictures(self) -> int:
+        """How many files have the name of a picture."""
+        return self._survey[0]
+
+    @cached_property
+    def _survey(self) -> tuple[int, Sequence[Path]]:
+        """How many pictures there are, and the files that may describe a set: found in one walk."""
+        count, describing = 0, []
+        for place, names in self.folders():
+            for name in names:
+                suffix = name[name.rfind(".") :].lower()
+                if suffix in SUFFIXES:
+                    count += 1
+                elif suffix in _DESCRIBING or name in _NAMES:
+                    describing.append(Path(place, name))
+        return count, describing
 
     def pictures(self, folder: Path | None = None) -> Iterator[Path]:
         """All files below a folder whose name is a picture's."""
@@ -80,20 +114,23 @@ def _parts(written: str) -> list[str]:
     return [part for part in path.parts if part not in {"/", "//", ".", ".."} and not part.endswith(":")]
 
 
-def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    here = folder.stat()
+def _folders(
+    folder: str, above: frozenset[tuple[int, int]], without: Collection[str]
+) -> Iterator[tuple[str, list[str]]]:
+    if folder in without:
+        return
+    here = Path(folder).stat()
     if (here.st_dev, here.st_ino) in above:
         return  # a link to one of its own parents
     above |= {(here.st_dev, here.st_ino)}
-    with os.scandir(folder) as entries:
-        listed = sorted((entry.name, entry.is_dir()) for entry in entries if not _hidden(entry.name))
-    for name, is_folder in listed:
-        if not is_folder:
-            yield folder / name
-    for name, is_folder in listed:
-        if is_folder:
-            yield from _walk(folder / name, above)
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name in _LEFTOVERS
+    files: list[str] = []
+    inner: list[str] = []
+    with os.scandir(folder) as entries:  # names alone: a Path for each of a million files is half a gigabyte
+        for entry in entries:
+            if not (name := entry.name).startswith(".") and name not in _LEFTOVERS:
+                (inner if entry.is_dir() else files).append(name)
+    files.sort()
+    yield folder, files
+    del files
+    for name in sorted(inner):
+        yield from _folders(f"{folder}/{name}", above, without)

@@ -1,20 +1,22 @@
 """Recognising how a YOLO data set is laid out: what says so, the classes, and where each split's pictures are.
 
-The table `LAYOUTS` is tried from its top. A layout reads the set's own lists and names; it opens no picture and no
-label. Paths that lead nowhere are looked for by their last parts, and the evidence says so.
+The table `LAYOUTS` is tried from its top; what it does not know is read as `same_folder`. A layout reads the set's own
+lists and names; it opens no picture and no label. Paths that lead nowhere are looked for by their last parts, and the
+evidence says so.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import yaml
 
 from vlyard.errors import Complaint, InvalidInput
+from vlyard.formats.classes import Classes
 from vlyard.formats.tree import Tree, storable
-from vlyard.formats.yolo import Classes
 
+SAME_FOLDER = "same_folder"
 _TEXT_LIMIT = 2**20  # bytes of a file that names classes: nine thousand names take a fifth of that
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _Said = TypeVar("_Said")  # what a description says, as its own format gives it
@@ -47,13 +49,14 @@ class Dataset:
     bases: tuple[Path, ...]  # the folders from which a list's paths are tried, in this order
     described_by: str  # the file that says all this, or the root
     names_file: Path | None = None  # the text file that names the classes
+    labels: Path | None = None  # the folder that whoever converts said holds the labels
+    keypoints: tuple[int, int] | None = None  # kpt_shape: how many keypoints a row has, and numbers for each
+    keypoint_names: tuple[str, ...] = ()
 
 
-def recognise(tree: Tree) -> Dataset:
-    """Which layout the folder has. Raises `InvalidInput` where what describes the set is broken or ambiguous."""
-    found = (layout(tree) for layout in LAYOUTS)
-    dataset = next(dataset for dataset in found if dataset is not None)
-    return replace(dataset, evidence=tuple(map(storable, dataset.evidence)))
+def described(tree: Tree) -> Dataset | None:
+    """The layout that a file in the folder describes. Raises `InvalidInput` where that is broken or ambiguous."""
+    return next((dataset for layout in LAYOUTS if (dataset := layout(tree)) is not None), None)
 
 
 # --- data.yaml: Ultralytics and Roboflow ----------------------------------------------------------------------
@@ -70,21 +73,33 @@ def _described_by_yaml(tree: Tree) -> Dataset | None:
     evidence = [f"{tree.name(file)} names classes and splits"]
     if base and at is None:
         evidence.append(f"path: {base} is not here; paths are taken from the folder of {tree.name(file)}")
-    splits = []
+    splits: list[Split] = []
+    read: set[Path | None] = set()  # places: who has no pictures for validation writes the same folder twice
     for key, split in _SPLITS.items():
         written = said.get(key)
         if not written:
             continue
         entries = written if isinstance(written, list) else [written]
-        sources = tuple(_source(tree, file, key, entry, bases) for entry in entries)
+        sources = [_source(tree, file, key, entry, bases) for entry in entries]
+        again = [source for source in sources if source.path in read]
+        sources = [source for source in sources if source.path is None or source.path not in read]
+        read.update(source.path for source in sources)
         evidence += [_resolved(tree, key, source, bases) for source in sources]
-        splits.append(Split(split, sources))
+        evidence += [f"{key}: {source.written} was read before, and is read once" for source in again]
+        if sources:
+            splits.append(Split(split, tuple(sources)))
     classes, remarks = _yaml_classes(tree.name(file), said)
     signs = _roboflow_signs(file, said, splits)
     if signs:
         remarks.append(f"a Roboflow export, by {', '.join(signs)}")
     layout = "roboflow" if signs else "ultralytics"
-    return Dataset(tree, layout, (*evidence, *remarks), classes, tuple(splits), bases, tree.name(file))
+    shape, names = _keypoints(tree.name(file), said)
+    if shape is not None:
+        remarks.append(f"kpt_shape: rows have {shape[0]} keypoints of {shape[1]} numbers")
+    return Dataset(
+        tree, layout, (*evidence, *remarks), classes, tuple(splits), bases, tree.name(file),
+        keypoints=shape, keypoint_names=names,
+    )  # fmt: skip
 
 
 def _roboflow_signs(file: Path, said: Mapping[str, object], splits: Sequence[Split]) -> list[str]:
@@ -99,11 +114,12 @@ def _roboflow_signs(file: Path, said: Mapping[str, object], splits: Sequence[Spl
 
 
 def _descriptions(tree: Tree) -> Iterator[tuple[Path, dict[str, object]]]:
-    for file in tree.walk():
-        if file.suffix.lower() in {".yaml", ".yml"}:
-            said = _load_yaml(tree, file)
-            if ("names" in said or "nc" in said) and any(said.get(key) for key in _SPLITS):
-                yield file, said
+    for file in tree.describing():
+        if file.suffix.lower() not in {".yaml", ".yml"}:
+            continue
+        said = _load_yaml(tree, file)
+        if ("names" in said or "nc" in said) and any(said.get(key) for key in _SPLITS):
+            yield file, said
 
 
 def _load_yaml(tree: Tree, file: Path) -> dict[str, object]:
@@ -158,11 +174,27 @@ def _yaml_classes(where: str, said: Mapping[str, object]) -> tuple[Classes, list
     return classes, [f"nc is {count}, and there are {len(pairs)} names; the names are taken"] if odd else []
 
 
+def _keypoints(where: str, said: Mapping[str, object]) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
+    """What a pose set says of its rows: `kpt_shape: [17, 3]`, and `kpt_names` where it has them."""
+    shape, names = said.get("kpt_shape"), said.get("kpt_names")
+    if shape is None:
+        return None, ()
+    numbers = (
+        [int(part) for part in shape if isinstance(part, str) and part.isdecimal()] if isinstance(shape, list) else []
+    )
+    if len(numbers) != 2 or numbers[1] not in {2, 3} or not 1 <= numbers[0] <= 1_000:
+        raise _invalid(f"{where}: kpt_shape", "this is not a count and 2 or 3", "write kpt_shape: [17, 3]")
+    if isinstance(names, dict):  # Ultralytics has a list of names for each class; the classes share their points
+        names = next(iter(names.values()), None)
+    known = tuple(str(name) for name in names) if isinstance(names, list) else ()
+    return (numbers[0], numbers[1]), known
+
+
 # --- obj.data: Darknet ----------------------------------------------------------------------------------------
 
 
 def _darknet(tree: Tree) -> Dataset | None:
-    files = {file: _key_values(tree, file) for file in tree.walk() if file.suffix.lower() == ".data"}
+    files = {file: _key_values(tree, file) for file in tree.describing() if file.suffix.lower() == ".data"}
     described = _shallowest(tree, {file: said for file, said in files.items() if said.keys() & _SPLITS.keys()})
     if described is None:
         return None
@@ -197,13 +229,14 @@ def _key_values(tree: Tree, file: Path) -> dict[str, str]:
 # --- neither: pictures with their labels beside them ----------------------------------------------------------
 
 
-def _same_folder(tree: Tree) -> Dataset:
-    files = [file for file in tree.walk() if file.name in _NAMES_FILES]
+def same_folder(tree: Tree) -> Dataset:
+    """Every picture, for the want of a description."""
+    files = [file for file in tree.describing() if file.name in _NAMES_FILES]
     names = min(files, key=lambda file: (len(file.parts), _NAMES_FILES.index(file.name)), default=None)
     classes, remark = _named_by(tree, names)
     evidence = ("no data.yaml and no obj.data: every picture, with the label file beside it or in labels/ for images/",)
     splits = (Split("train", (Source(".", tree.root),)),)
-    return Dataset(tree, "same_folder", (*evidence, remark), classes, splits, (tree.root,), ".", names)
+    return Dataset(tree, SAME_FOLDER, (*evidence, remark), classes, splits, (tree.root,), ".", names)
 
 
 def _named_by(tree: Tree, file: Path | None) -> tuple[Classes, str]:
@@ -217,8 +250,7 @@ def _named_by(tree: Tree, file: Path | None) -> tuple[Classes, str]:
     return Classes(names), f"{tree.name(file)} names {len(names)} classes"
 
 
-# Tried from the top; the last one recognises everything.
-LAYOUTS: tuple[Callable[[Tree], Dataset | None], ...] = (_described_by_yaml, _darknet, _same_folder)
+LAYOUTS: tuple[Callable[[Tree], Dataset | None], ...] = (_described_by_yaml, _darknet)  # tried from the top
 
 
 def _shallowest(tree: Tree, described: Mapping[Path, _Said]) -> tuple[Path, _Said] | None:

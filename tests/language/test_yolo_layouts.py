@@ -6,27 +6,32 @@ import pytest
 
 from tests.language.yolo_sets import LINE, picture, write_set
 from vlyard.errors import InvalidInput
-from vlyard.formats.entries import Entry, Stray, entries
-from vlyard.formats.layouts import Dataset, recognise
+from vlyard.formats.readers.yolo import YoloReader, described, undescribed
+from vlyard.formats.reading import Stray, Unit, Wanted
 from vlyard.formats.tree import Tree
 
 PICTURE = picture()
 
 
-def _recognised(root: Path, files: dict[str, str | bytes]) -> Dataset:
-    return recognise(Tree(write_set(root, files)))
+def _read(root: Path, wanted: Wanted = Wanted()) -> YoloReader:
+    return described(Tree(root), wanted) or undescribed(Tree(root), wanted)
 
 
-def _pairs(dataset: Dataset) -> dict[str, tuple[str, str | None]]:
+def _recognised(root: Path, files: dict[str, str | bytes], wanted: Wanted = Wanted()) -> YoloReader:
+    return _read(write_set(root, files), wanted)
+
+
+def _pairs(reader: YoloReader) -> dict[str, tuple[str, str | None]]:
     """Picture -> (split, label)."""
-    name = dataset.tree.name
-    found = [entry for entry in entries(dataset) if isinstance(entry, Entry)]
-    return {name(e.picture): (e.split, name(e.label) if e.label else None) for e in found}
+    name = reader.dataset.tree.name
+    found = [unit for unit in reader.units() if isinstance(unit, Unit)]
+    assert all(unit.name == name(unit.path) for unit in found)
+    return {unit.name: (unit.split, name(unit.label) if unit.label else None) for unit in found}
 
 
-def _strays(dataset: Dataset) -> set[tuple[str, int | None, str]]:
-    strays = [entry for entry in entries(dataset) if isinstance(entry, Stray)]
-    return {(stray.where, stray.line, stray.finding.fault.code) for stray in strays}
+def _strays(reader: YoloReader) -> set[tuple[str, int | None, str]]:
+    strays = [item for item in reader.units() if isinstance(item, Stray)]
+    return {(stray.place.file, stray.place.line, stray.finding.fault.code) for stray in strays}
 
 
 PARALLEL: dict[str, str | bytes] = {
@@ -214,7 +219,7 @@ def test_what_archivers_leave_behind_is_not_looked_at(tmp_path: Path) -> None:
 def test_a_link_to_a_parent_folder_is_walked_once(tmp_path: Path) -> None:
     write_set(tmp_path, {"deep/a.jpg": PICTURE, "deep/a.txt": LINE})
     (tmp_path / "deep" / "again").symlink_to(tmp_path, target_is_directory=True)
-    assert set(_pairs(recognise(Tree(tmp_path)))) == {"deep/a.jpg"}
+    assert set(_pairs(_read(tmp_path))) == {"deep/a.jpg"}
 
 
 @pytest.mark.parametrize(
@@ -247,3 +252,77 @@ def test_yaml_files_that_describe_something_else_do_not_disturb(tmp_path: Path) 
         "x.yaml": "{{",
     }
     assert _recognised(tmp_path, {**PARALLEL, **files}).layout == "ultralytics"
+
+
+@pytest.mark.parametrize(
+    ("pictures", "labels"),
+    [
+        ("images", "labels"),
+        ("img", "labels"),
+        ("JPEGImages", "labels"),
+        ("train/image", "train/label"),
+        ("train_images", "train_labels"),
+        ("photos", "marked"),
+        ("street/photos", "boxes/of/street"),
+    ],
+)
+def test_parallel_trees_are_paired_whatever_they_are_called(tmp_path: Path, pictures: str, labels: str) -> None:
+    files: dict[str, str | bytes] = {
+        f"{pictures}/a.jpg": PICTURE,
+        f"{pictures}/b.jpg": PICTURE,
+        f"{labels}/a.txt": LINE,
+    }
+    reader = _recognised(tmp_path, files)
+    assert _pairs(reader) == {
+        f"{pictures}/a.jpg": ("train", f"{labels}/a.txt"),
+        f"{pictures}/b.jpg": ("train", None),
+    }
+    assert f"labels lie in {labels}" in reader.evidence
+    assert not _strays(reader)
+
+
+def test_a_label_that_has_its_own_picture_is_not_given_to_a_stranger_of_the_same_name(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {
+        "train/images/1.jpg": PICTURE,
+        "train/labels/1.txt": LINE,
+        "test/photos/1.jpg": PICTURE,
+    }
+    assert _pairs(_recognised(tmp_path, files))["test/photos/1.jpg"] == ("train", None)
+
+
+def test_two_labels_that_may_both_be_a_pictures_are_refused_until_one_folder_is_named(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {"photos/a.jpg": PICTURE, "first/a.txt": LINE, "second/a.txt": LINE}
+    assert _strays(_recognised(tmp_path, files)) >= {("photos/a.jpg", None, "label_ambiguous")}
+    assert _pairs(_read(tmp_path, Wanted(labels="second"))) == {"photos/a.jpg": ("train", "second/a.txt")}
+    with pytest.raises(InvalidInput, match="third"):
+        _read(tmp_path, Wanted(labels="third"))
+
+
+@pytest.mark.parametrize("label", ["a.TXT", "a.jpg.txt"])
+def test_labels_with_unusual_endings_are_found(tmp_path: Path, label: str) -> None:
+    reader = _recognised(tmp_path, {"images/a.jpg": PICTURE, f"labels/{label}": LINE})
+    assert _pairs(reader) == {"images/a.jpg": ("train", f"labels/{label}")}
+    assert not _strays(reader)
+
+
+def test_letters_that_two_systems_write_differently_are_the_same_name(tmp_path: Path) -> None:
+    composed, taken_apart = "gr\u00f6\u00dfe", "gro\u0308\u00dfe"
+    files: dict[str, str | bytes] = {f"images/{composed}.jpg": PICTURE, f"labels/{taken_apart}.txt": LINE}
+    reader = _recognised(tmp_path, files)
+    assert _pairs(reader) == {f"images/{composed}.jpg": ("train", f"labels/{taken_apart}.txt")}
+    assert not _strays(reader)
+
+
+def test_a_pose_set_says_how_many_keypoints_its_rows_have(tmp_path: Path) -> None:
+    yaml = "train: images\nnames: [cat]\nkpt_shape: [2, 3]\nkpt_names:\n  0: [nose, tail]\n"
+    reader = _recognised(tmp_path, {"data.yaml": yaml, "images/a.jpg": PICTURE})
+    assert (reader.rows.keypoints, reader.rows.keypoint_names) == ((2, 3), ("nose", "tail"))
+    with pytest.raises(InvalidInput, match="kpt_shape"):
+        _recognised(tmp_path, {"data.yaml": yaml.replace("[2, 3]", "[2, 9]")})
+
+
+@pytest.mark.parametrize(("row", "place"), [("0 0.5 0.6 0.2 0.1 0.93", "last"), ("0 0.93 0.5 0.6 0.2 0.1", "second")])
+def test_where_the_confidence_stands_is_found_by_what_makes_boxes(tmp_path: Path, row: str, place: str) -> None:
+    reader = _recognised(tmp_path, {"images/a.jpg": PICTURE, "labels/a.txt": f"{row}\n{row}\n"})
+    assert reader.rows.confidence == place
+    assert any(f"a confidence, {place}" in sentence for sentence in reader.evidence)

@@ -1,0 +1,218 @@
+"""Processes that do chunks of work side by side, their results in the order of the chunks.
+
+Helpers are started afresh (`exec`, never `fork`), are told the work once, and speak pickles over their pipes. A helper
+whose pipe closes ends by itself, so that none outlives whoever started it. The starting process works, too, whenever
+it would have to wait.
+"""
+
+import contextlib
+import gc
+import os
+import pickle
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+from vlyard.errors import ChildDied
+
+_START = "from vlyard.formats.crew import serve; serve()"
+_AHEAD = 3  # chunks that a helper is given before it is done with the first, so that it never waits for the next
+_LENGTH = struct.Struct("!Q")
+Chunk = TypeVar("Chunk")
+Result_co = TypeVar("Result_co", covariant=True)
+Result = TypeVar("Result")
+Waiting = queue.SimpleQueue[tuple[Any, "Future[Any]"] | None]  # chunks that nobody has begun; None: there are no more
+Chunk_contra = TypeVar("Chunk_contra", contravariant=True)
+
+
+class Doing(Protocol[Chunk_contra, Result_co]):
+    """Something that can be pickled and knows how to do a chunk."""
+
+    def do(self, jobs: Chunk_contra, /) -> Result_co:
+        """Do one chunk."""
+
+
+class Crew:
+    """This process and its helpers, which are started at once and are told their work later.
+
+    `processes` is how many there are together. As a context it ends them, also where their work was not done.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._members = [_Member() for _ in range(processes - 1)]
+
+    def in_order(self, work: Doing[Chunk, Result], chunks: Iterable[Chunk]) -> Iterator[Result]:
+        """The result of every chunk, in order. To be called once.
+
+        Holds a few chunks and results at a time. What a chunk raises is raised in its turn. Raises `ChildDied` where
+        a helper ended before its work was done.
+        """
+        if not self._members:
+            yield from map(work.do, chunks)
+            return
+        waiting: Waiting = queue.SimpleQueue()
+        told = pickle.dumps(work, pickle.HIGHEST_PROTOCOL)
+        for member in self._members:
+            member.tell(told, waiting)
+        helpers = len(self._members)
+        begun: deque[Future[Result]] = deque()
+        for chunk in chunks:
+            future: Future[Result] = Future()
+            waiting.put((chunk, future))
+            begun.append(future)
+            while len(begun) > helpers * (_AHEAD + 2) + 2:
+                # One for each helper is left to wait: the next is theirs before it is ours.
+                yield _finished(begun.popleft(), work, waiting, spared=helpers)
+        while begun:
+            yield _finished(begun.popleft(), work, waiting, spared=0)
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for member in self._members:
+            member.stop()  # all of them first: they take the end of the queue from each other
+        for member in self._members:
+            member.join()
+
+
+def _finished(future: "Future[Result]", work: Doing[Chunk, Result], waiting: "Waiting", *, spared: int) -> Result:
+    """The result; while it is not there, this process does what nobody has begun, but for so many chunks."""
+    while not future.done() and waiting.qsize() > spared:
+        try:
+            taken = waiting.get_nowait()
+        except queue.Empty:
+            break
+        assert taken is not None  # the end comes after the last result
+        chunk, other = taken
+        try:
+            other.set_result(work.do(chunk))
+        except BaseException as error:  # noqa: BLE001 - it is raised in its turn
+            other.set_exception(error)
+    return future.result()
+
+
+class _Member:
+    """A helper: one process, the thread that gives it chunks, and the thread that takes its results."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.given: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
+        self.room = threading.Semaphore(_AHEAD)
+        self.gone = False
+        self.threads: list[threading.Thread] = []
+        self.waiting: Waiting = queue.SimpleQueue()
+
+    def tell(self, told: bytes, waiting: "Waiting") -> None:
+        """Tell the work, and where its chunks wait."""
+        self.waiting = waiting
+        self.threads = [
+            threading.Thread(target=self._give, args=(told,), daemon=True),
+            threading.Thread(target=self._take, daemon=True),
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def _give(self, told: bytes) -> None:
+        pipe = self.process.stdin
+        assert pipe is not None
+        try:
+            _send(pipe, told)
+            while True:
+                self.room.acquire()
+                item = None if self.gone else self.waiting.get()
+                if item is None:
+                    break
+                chunk, future = item
+                self.given.put(future)
+                _send(pipe, pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL))
+        except OSError:
+            pass  # it is gone: whoever takes its results sees that, and says so
+        self.given.put(None)
+
+    def _take(self) -> None:
+        pipe = self.process.stdout
+        assert pipe is not None
+        while (future := self.given.get()) is not None:
+            data = _receive(pipe)
+            if data is None:
+                self.gone = True
+                future.set_exception(ChildDied(f"A helper process ended early, with status {self.process.wait()}"))
+            else:
+                done, value = pickle.loads(data)  # noqa: S301 - from our own child
+                if done:
+                    future.set_result(value)
+                else:
+                    future.set_exception(value)
+            self.room.release()
+
+    def stop(self) -> None:
+        """End the process, at once where it is still busy, and tell the threads."""
+        self.process.kill()
+        self.process.wait()
+        self.gone = True
+        self.waiting.put(None)
+        self.room.release()
+
+    def join(self) -> None:
+        """Wait until the threads have noticed."""
+        for thread in self.threads:
+            thread.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):  # what was not sent cannot be
+                pipe.close()
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def serve() -> None:
+    """Be a helper: read the work, then do chunks until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started us; our pipe closes then
+    pipe_in, pipe_out = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr  # nothing else may speak on the pipe
+    told = _receive(pipe_in)
+    if told is None:
+        return
+    work = pickle.loads(told)  # noqa: S301 - from our own parent
+    gc.freeze()  # what is loaded stays: the collector need not look at it again and again
+    try:
+        while (data := _receive(pipe_in)) is not None:
+            _send(pipe_out, _answer(work, data))
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever asked is gone
+
+
+def _answer(work: Doing[Any, Any], data: bytes) -> bytes:
+    try:
+        return pickle.dumps((True, work.do(pickle.loads(data))), pickle.HIGHEST_PROTOCOL)  # noqa: S301
+    except Exception as error:  # noqa: BLE001 - it is raised where the result is awaited
+        return pickle.dumps((False, error), pickle.HIGHEST_PROTOCOL)
+
+
+def _send(pipe: Any, data: bytes) -> None:
+    pipe.write(_LENGTH.pack(len(data)) + data)
+    pipe.flush()
+
+
+def _receive(pipe: Any) -> bytes | None:
+    """The next message; None where the other side is gone."""
+    head = pipe.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    data: bytes = pipe.read(length)
+    return data if len(data) == length else None

@@ -1,0 +1,243 @@
+"""What is done with each picture of a set, in whichever process: look, read, choose, ask, render, account.
+
+A piece of work is a plain value; what it makes of a chunk of pictures is another. It decides nothing that depends on
+more than one picture.
+"""
+
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from vlyard.errors import UnreadablePicture
+from vlyard.formats import faults
+from vlyard.formats.asking import Asker
+from vlyard.formats.choosing import Choice
+from vlyard.formats.faults import FAULTS, Finding, Status
+from vlyard.formats.looking import look, rewritten
+from vlyard.formats.reading import Place, Reader, Reading, Refused, Row, Unit
+from vlyard.formats.record import Look, Question, Record, Target
+from vlyard.formats.report import Totals
+from vlyard.formats.statistics import Tally
+from vlyard.formats.tree import storable
+from vlyard.formats.writing import Piece, Writer
+from vlyard.jobs.conversion import LABEL_FORMATS, ConversionOptions
+
+Pictures = Literal["copy", "link", "keep"]
+_SHOWN_EACH = 12  # pictures of a chunk that may come on the contact sheet
+
+
+class Job(NamedTuple):
+    """One picture to do."""
+
+    number: int  # its place in the set, from 0
+    unit: Unit
+    name: str  # under which the output keeps it
+    chosen: bool = False  # a picture without objects that was held back, and is to be written now
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture that may come on the contact sheet."""
+
+    path: str
+    targets: tuple[Target, ...]
+
+
+@dataclass
+class Sheaf:
+    """What came of a chunk of pictures, in their order."""
+
+    pieces: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))  # file -> entries
+    rows: list[bytes] = field(default_factory=list)
+    totals: Totals = field(default_factory=Totals)
+    tally: Tally = field(default_factory=Tally)
+    shown: list[Shown] = field(default_factory=list)
+    held_back: list[Job] = field(default_factory=list)  # pictures without objects, for whoever knows how many to keep
+
+
+@dataclass(frozen=True)
+class Work:
+    """How every picture is done."""
+
+    reader: Reader
+    choice: Choice
+    asker: Asker
+    writer: Writer
+    options: ConversionOptions
+    folder: Path  # where the output is made
+    home: Path  # where it will be
+    pictures: Pictures
+    max_pixels: int
+
+    def do(self, jobs: Sequence[Job]) -> Sheaf:
+        """Do a chunk of pictures. Raises `InvalidInput` for a fault under the policy `strict`."""
+        sheaf = Sheaf()
+        for job in jobs:
+            self._one(job, sheaf)
+        return sheaf
+
+    def account(self, row: Row, sheaf: Sheaf) -> None:
+        """Put a row into the report."""
+        sheaf.rows.append(sheaf.totals.row(row, self.options.policy))
+
+    def _one(self, job: Job, sheaf: Sheaf) -> None:
+        seen, damage = self._look(job.unit)
+        reading = Reading(self.options.policy)
+        self.reader.read(job.unit, seen, reading)
+        if damage is None and not reading.targets and any(row.status is Status.REFUSED for row in reading.rows):
+            damage = faults.NO_LINE_LEFT.found()
+        if damage is not None:
+            self._refuse(job, damage, reading, sheaf)
+            return
+        targets = self.choice.chosen(reading.targets, seen)
+        record = Record(job.number, job.unit.path, self._picture(job, seen), job.unit.split, seen, targets)
+        if not targets and not job.chosen and self._holds_back(job, sheaf):
+            self._count(job, reading, record, sheaf)
+            return
+        try:
+            questions = () if self.options.to in LABEL_FORMATS else self.asker.questions(record)
+            pieces = self.writer.render(record, questions)
+        except Refused as refused:
+            self._refuse(job, refused.finding, reading, sheaf)
+            return
+        if not job.chosen:
+            self._count(job, reading, record, sheaf)
+        self._write(job, record, questions, pieces, sheaf)
+
+    def _look(self, unit: Unit) -> tuple[Look, Finding | None]:
+        """The picture's look, and what forbids to use it."""
+        try:
+            unit.name.isascii() or unit.name.encode()
+            return look(unit.path, self.options.check, max_pixels=self.max_pixels, name=unit.name), None
+        except UnicodeEncodeError:
+            return Look(), faults.NAME_NOT_UNICODE.found()
+        except UnreadablePicture as damage:
+            return Look(), faults.UNREADABLE_PICTURE.found(damage="; ".join(c.what for c in damage.complaints))
+
+    def _picture(self, job: Job, seen: Look) -> str:
+        if self.pictures != "keep":
+            return self.writer.place(job.unit.split, job.name)
+        return str(self.home / self.writer.place(job.unit.split, job.name)) if seen.rewrite else job.unit.path
+
+    def _refuse(self, job: Job, finding: Finding, reading: Reading, sheaf: Sheaf) -> None:
+        """Account for a picture that is not used, and with it for its annotations that were not refused before."""
+        for row in reading.rows:
+            if row.status is Status.REFUSED:
+                self.account(row, sheaf)
+        rest = reading.kept + reading.fixed
+        self.account(Row(_place(job), Status.REFUSED, (finding,), rest), sheaf)
+        sheaf.totals.annotations["refused"] += reading.refused + rest
+        sheaf.totals.pictures["refused"] += 1
+
+    def _count(self, job: Job, reading: Reading, record: Record, sheaf: Sheaf) -> None:
+        """Account for a picture that can be used, and for all that was read of it."""
+        totals, seen = sheaf.totals, record.look
+        for row in reading.rows:
+            self.account(row, sheaf)
+        for code in (seen.rewrite, seen.remark):
+            if code:
+                fault = FAULTS[code]
+                found = fault.found(orientation=seen.orientation)
+                self.account(Row(_place(job), fault.status, (found,)), sheaf)
+        if reading.spelling:
+            totals.spelling.update(reading.spelling)
+        # An annotation that was mended and is not wanted counts as mended: its row says so.
+        left_out = min(len(reading.targets) - len(record.targets), reading.kept)
+        counts = totals.annotations
+        counts["kept"] += reading.kept - left_out
+        counts["left_out"] += left_out
+        counts["fixed"] += reading.fixed
+        counts["refused"] += reading.refused
+
+    def _holds_back(self, job: Job, sheaf: Sheaf) -> bool:
+        """Whether a picture without objects waits until it is known how many of them are wanted."""
+        sheaf.totals.pictures["without_label_file"] += job.unit.label is None and job.unit.key is None
+        if self.options.negatives is None or self.options.ask == "each":
+            return False
+        sheaf.held_back.append(job)
+        return True
+
+    def _write(
+        self, job: Job, record: Record, questions: Sequence[Question], pieces: Sequence[Piece], sheaf: Sheaf
+    ) -> None:
+        totals = sheaf.totals
+        if not pieces:
+            totals.pictures["left_out"] += 1
+            return
+        for piece in pieces:
+            if self._grows[piece.file]:
+                sheaf.pieces[piece.file].extend(piece.entries)
+            else:
+                path = self.folder / piece.file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(b"".join(piece.entries))
+        self._put_picture(job, record)
+        asked = [question.targets for question in questions] or [record.targets]
+        boxes = sum(map(len, asked))
+        totals.pictures["kept"] += 1
+        totals.pictures["without_objects"] += not record.targets
+        totals.pictures["rewritten"] += bool(record.look.rewrite)
+        totals.samples[record.split] += len(asked)
+        totals.boxes[record.split] += boxes
+        if self.choice.classes is None:
+            totals.classes.update({target.class_id: target.label for target in record.targets})
+        for targets in asked:
+            for target in targets:
+                totals.boxes_per_class[target.label] += 1
+        sheaf.tally.add(record, [len(question.answer) for question in questions])
+        if record.targets and len(sheaf.shown) < _SHOWN_EACH:
+            sheaf.shown.append(Shown(record.source, record.targets))
+
+    @cached_property
+    def _grows(self) -> "_Growing":
+        return _Growing(self.writer)
+
+    def _put_picture(self, job: Job, record: Record) -> None:
+        if self.pictures == "keep" and not record.look.rewrite:
+            return
+        target = self._path(self.writer.place(job.unit.split, job.name))
+        if record.look.rewrite:
+            rewritten(record.source, Path(target), record.look)
+        elif self.pictures == "link":
+            _linked(record.source, target)
+        else:
+            shutil.copyfile(record.source, target)
+
+    def _path(self, place: str) -> str:
+        """The path of an output's file, whose folder is there."""
+        folder = f"{self.folder}/{place.rpartition('/')[0]}"
+        if folder not in self._folders:
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103 - names by the million are no Paths
+            self._folders.add(folder)
+        return f"{self.folder}/{place}"
+
+    @cached_property
+    def _folders(self) -> set[str]:
+        return set()
+
+
+def _place(job: Job) -> Place:
+    return Place(storable(job.unit.name))
+
+
+class _Growing(dict[str, bool]):
+    """Which files of the output grow from pieces of several pictures."""
+
+    def __init__(self, writer: Writer) -> None:
+        super().__init__()
+        self._frame: Callable[[str], object | None] = writer.frame
+
+    def __missing__(self, file: str) -> bool:
+        return self._frame(file) is not None
+
+
+def _linked(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
