@@ -162,6 +162,16 @@ def test_there_and_back_again_costs_no_more_than_the_grid(tmp_path: Path) -> Non
         assert all(abs(one - other) <= 0.0005 + 1e-6 for one, other in edges)
 
 
+def test_a_picture_that_nobody_looked_at_may_be_damaged_and_is_only_missing_on_the_sheet(tmp_path: Path) -> None:
+    source = _set(tmp_path, count=2)
+    write_set(source, {"images/0.jpg": b"no picture"})
+    report, _ = converted(source, tmp_path / "out", options(check="none"))
+    assert report.samples == 2
+    write_set(source, {"images/1.jpg": b"no picture"})
+    converted(source, tmp_path / "again", options(check="none"))
+    assert (tmp_path / "again" / "contact_sheet.png").is_file()
+
+
 def test_label_formats_have_their_pictures_beside_them(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="pictures"):
         converted(_set(tmp_path), tmp_path / "out", options(to="coco"), pictures="keep")

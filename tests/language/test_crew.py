@@ -5,13 +5,14 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
 from vlyard.errors import ChildDied, Complaint, InvalidInput
-from vlyard.formats.crew import Crew, Doing
+from vlyard.formats.crew import Crew, Doing, usable_cores
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,15 @@ def test_a_helper_that_is_killed_is_told_of_and_none_is_left_behind() -> None:
     with pytest.raises(ChildDied, match="status -9"):
         list(in_order(Deaths(os.getpid()), _chunks(200), 2))
     assert not [child for child in psutil.Process().children() if "crew" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max 100000", None), ("150000 100000", 1), ("50000 100000", 1), (None, None)]
+)
+def test_the_quota_of_a_container_is_kept(tmp_path: Path, quota: str | None, cores: int | None) -> None:
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(quota)
+    assert usable_cores(tmp_path / "cpu.max") == (cores or len(os.sched_getaffinity(0)))
 
 
 def test_no_helper_outlives_what_it_helped() -> None:

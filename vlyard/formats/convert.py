@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
+from PIL import Image
 
-from vlyard.errors import Complaint, InvalidInput
+from vlyard.errors import Complaint, InvalidInput, UnreadablePicture
 from vlyard.formats.archive import unpack
 from vlyard.formats.asking import Asker
+from vlyard.formats.box import Box
 from vlyard.formats.choosing import Choice
 from vlyard.formats.classes import Classes
 from vlyard.formats.crew import Crew
@@ -41,6 +43,7 @@ _ON_THE_SHEET = 12
 _SHEET_PICTURE = 640  # the longer side that a picture for the sheet is kept at, in pixels
 _CHUNK = {"decode": 16, "header": 128, "none": 256}  # pictures: a tenth of a second's work, at most
 
+Drawn = tuple[Image.Image, list[tuple[Box, str]]]  # a picture with what is drawn on it
 Progress = Callable[[float | None, str], object]
 
 
@@ -232,9 +235,8 @@ class _Conversion:
         statistics = self.tally.as_json()
         (folder / STATISTICS).write_bytes(orjson.dumps(statistics, option=orjson.OPT_INDENT_2))
         statistics_sheet(statistics).save(folder / PLOTS, compress_level=1)
-        contact_sheet([self._small(shown) for shown in self.sheet[:_ON_THE_SHEET]]).save(
-            folder / CONTACT_SHEET, compress_level=1
-        )
+        small = [picture for shown in self.sheet[:_ON_THE_SHEET] if (picture := self._small(shown)) is not None]
+        contact_sheet(small or [(Image.new("RGB", (1, 1)), [])]).save(folder / CONTACT_SHEET, compress_level=1)
         return ConversionReport(
             format=reader.format,
             layout=reader.layout,
@@ -255,8 +257,11 @@ class _Conversion:
         met = self.totals.classes
         return {number: met.get(number, f"class_{number}") for number in range(max(met, default=-1) + 1)}
 
-    def _small(self, shown: Shown) -> Any:
-        picture = open_picture(Path(shown.path), max_pixels=self.work.max_pixels)
+    def _small(self, shown: Shown) -> Drawn | None:
+        try:
+            picture = open_picture(Path(shown.path), max_pixels=self.work.max_pixels)
+        except UnreadablePicture:  # nobody was asked to look at its pixels: the sheet does without it
+            return None
         picture.thumbnail((_SHEET_PICTURE, _SHEET_PICTURE))
         return picture, [(target.box, target.label) for target in shown.targets]
 

@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -174,9 +175,14 @@ class _Member:
                 pipe.close()
 
 
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many cores this process may use: by its affinity, and by the quota of its container (cgroup v2), if any."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:
+        allowed, period = quota.read_text().split()
+        return min(cores, max(1, int(allowed) // int(period)))
+    except (OSError, ValueError):  # no such file, or `max`
+        return cores
 
 
 def serve() -> None:

@@ -17,6 +17,7 @@ from vlyard.errors import UnreadablePicture
 from vlyard.formats import faults
 from vlyard.formats.asking import Asker
 from vlyard.formats.choosing import Choice
+from vlyard.formats.counting import count_tokens
 from vlyard.formats.faults import FAULTS, Finding, Status
 from vlyard.formats.looking import look, rewritten
 from vlyard.formats.reading import Place, Reader, Reading, Refused, Row, Unit
@@ -102,12 +103,16 @@ class Work:
         try:
             questions = () if self.options.to in LABEL_FORMATS else self.asker.questions(record)
             pieces = self.writer.render(record, questions)
-        except Refused as refused:
-            self._refuse(job, refused.finding, reading, sheaf)
+            if pieces:  # first, since a picture whose header alone was seen may turn out damaged
+                self._put_picture(job, record)
+        except (Refused, UnreadablePicture) as refused:
+            finding = refused.finding if isinstance(refused, Refused) else _unreadable(refused)
+            # What was held back is accounted for already, all but the picture.
+            self._refuse(job, finding, Reading(self.options.policy) if job.chosen else reading, sheaf)
             return
         if not job.chosen:
             self._count(job, reading, record, sheaf)
-        self._write(job, record, questions, pieces, sheaf)
+        self._write(record, questions, pieces, sheaf)
 
     def _look(self, unit: Unit) -> tuple[Look, Finding | None]:
         """The picture's look, and what forbids to use it."""
@@ -117,7 +122,7 @@ class Work:
         except UnicodeEncodeError:
             return Look(), faults.NAME_NOT_UNICODE.found()
         except UnreadablePicture as damage:
-            return Look(), faults.UNREADABLE_PICTURE.found(damage="; ".join(c.what for c in damage.complaints))
+            return Look(), _unreadable(damage)
 
     def _picture(self, job: Job, seen: Look) -> str:
         if self.pictures != "keep":
@@ -162,9 +167,7 @@ class Work:
         sheaf.held_back.append(job)
         return True
 
-    def _write(
-        self, job: Job, record: Record, questions: Sequence[Question], pieces: Sequence[Piece], sheaf: Sheaf
-    ) -> None:
+    def _write(self, record: Record, questions: Sequence[Question], pieces: Sequence[Piece], sheaf: Sheaf) -> None:
         totals = sheaf.totals
         if not pieces:
             totals.pictures["left_out"] += 1
@@ -176,7 +179,6 @@ class Work:
                 path = self.folder / piece.file
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(b"".join(piece.entries))
-        self._put_picture(job, record)
         asked = [question.targets for question in questions] or [record.targets]
         boxes = sum(map(len, asked))
         totals.pictures["kept"] += 1
@@ -189,7 +191,9 @@ class Work:
         for targets in asked:
             for target in targets:
                 totals.boxes_per_class[target.label] += 1
-        sheaf.tally.add(record, [len(question.answer) for question in questions])
+        counted = self.asker.tokenizer
+        tokens = [count_tokens(counted, question.answer) for question in questions] if counted else ()
+        sheaf.tally.add(record, [len(question.answer) for question in questions], tokens)
         if record.targets and len(sheaf.shown) < _SHOWN_EACH:
             sheaf.shown.append(Shown(record.source, record.targets))
 
@@ -223,6 +227,10 @@ class Work:
 
 def _place(job: Job) -> Place:
     return Place(storable(job.unit.name))
+
+
+def _unreadable(damage: UnreadablePicture) -> Finding:
+    return faults.UNREADABLE_PICTURE.found(damage="; ".join(complaint.what for complaint in damage.complaints))
 
 
 class _Growing(dict[str, bool]):

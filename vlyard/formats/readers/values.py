@@ -11,6 +11,7 @@ from vlyard.formats.record import Value
 from vlyard.formats.tree import storable
 
 _PLAIN = frozenset({float, int})
+_MOST = 1e15  # integers beyond are taken as doubles, since they may be too long to calculate with
 _SHOWN = 60  # characters of a value that a report repeats
 _INTEGER = re.compile(r"[+-]?[0-9]{1,15}", re.ASCII)
 
@@ -32,7 +33,7 @@ def numbers(field: str, value: object, count: int | None = None) -> tuple[list[f
     if not isinstance(value, Sequence) or isinstance(value, str) or count not in (None, len(value)):
         due = "a list of numbers" if count is None else f"a list of {count} numbers"
         raise Refused(faults.MALFORMED.found(field=field, value=shown(value), due=due))
-    if set(map(type, value)) <= _PLAIN and all(map(isfinite, value)):
+    if set(map(type, value)) <= _PLAIN and all(-_MOST < each < _MOST for each in value):
         return list(value), ()
     found = []
     for each in value:
