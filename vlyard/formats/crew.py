@@ -24,8 +24,12 @@ from typing import Any, Protocol, TypeVar
 
 from vlyard.errors import ChildDied
 
-_START = "from vlyard.formats.crew import serve; serve()"
+# What the work is made of is loaded while whoever starts us still looks at the source.
+_START = "import vlyard.formats.work; from vlyard.formats.crew import serve; serve()"
 _AHEAD = 3  # chunks that a helper is given before it is done with the first, so that it never waits for the next
+_PIPE = (
+    2**20
+)  # bytes: a chunk's result fits, so that a helper does not wait until somebody reads it; the most Linux gives
 _LENGTH = struct.Struct("!Q")
 Chunk = TypeVar("Chunk")
 Result_co = TypeVar("Result_co", covariant=True)
@@ -107,7 +111,7 @@ class _Member:
     """A helper: one process, the thread that gives it chunks, and the thread that takes its results."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = _started()
         self.given: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
         self.room = threading.Semaphore(_AHEAD)
         self.gone = False
@@ -173,6 +177,14 @@ class _Member:
             assert pipe is not None
             with contextlib.suppress(OSError):  # what was not sent cannot be
                 pipe.close()
+
+
+def _started() -> "subprocess.Popen[bytes]":
+    words = [sys.executable, "-c", _START]
+    try:
+        return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pipesize=_PIPE)
+    except PermissionError:  # whoever has many pipes open gets no more wide ones
+        return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
