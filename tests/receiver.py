@@ -12,6 +12,10 @@ from standardwebhooks import Webhook
 HOST = "127.0.0.1"
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # the library's 5 turn callers away that come together
+
+
 @dataclass(frozen=True)
 class Received:
     """One request, as it came."""
@@ -45,7 +49,7 @@ class Receiver:
     @contextmanager
     def open(self) -> Iterator["Receiver"]:
         """Listen, on the port of the time before where there was one."""
-        server = ThreadingHTTPServer((HOST, self.port), self._handler())
+        server = _Server((HOST, self.port), self._handler())
         server.daemon_threads = True
         self.port = server.server_port
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

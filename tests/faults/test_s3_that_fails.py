@@ -105,7 +105,7 @@ def _assert_succeeded(system: System, job: UUID, folder: Path) -> None:
     assert row.result is not None
     files = {file.id: file for file in _files(system, job)}
     named = [UUID(each) for each in row.result["artefacts"].values()]
-    assert len(named) == 3
+    assert len(named) == 6
     for each in named:
         assert files[each].attempt == row.attempt
         assert f"/attempts/{row.attempt}/" in files[each].key

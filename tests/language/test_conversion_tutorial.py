@@ -26,7 +26,7 @@ def test_a_drawn_set_gives_the_tutorials_file(tmp_path: Path) -> None:
 
 
 def test_real_pictures_with_real_labels_give_the_tutorials_file(shared_data: Path, tmp_path: Path) -> None:
-    source = shared_data / "roboflow-empire-state" / "train"
+    source = (shared_data / "roboflow-empire-state" / "train").resolve()
     converted(source, tmp_path / "out", TUTORIAL, pictures="keep")
     expected = script(source, _labels(source), {})
     assert (tmp_path / "out" / "qwen3_vl_grounding_mllm.json").read_text("utf-8") == expected

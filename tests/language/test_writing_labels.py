@@ -108,7 +108,7 @@ def test_a_yolo_set_is_laid_out_as_ultralytics_reads_it(tmp_path: Path) -> None:
     places = [writer.place("train", "a.jpg"), writer.place("val", "valid/images/deep/b.c.png")]
     made = [record(CAT, DOG), record(split="val", index=1)]
     moved = [
-        Record(each.index, each.source, place, each.split, each.look, each.targets)
+        Record(each.number, each.source, place, each.split, each.look, each.targets)
         for each, place in zip(made, places, strict=True)
     ]
     folders = written(tmp_path, moved, to="yolo")

@@ -49,7 +49,7 @@ class Choice:
             renamed = ((target, self._renamed(target)) for target in targets)
             targets = [t._replace(class_id=new[0], label=new[1]) for t, new in renamed if new is not None]
         if not self.points:
-            targets = [target for target in targets if not target.is_point]
+            targets = [each for each in targets if each.box.x1 < each.box.x2 or each.box.y1 < each.box.y2]
         if self.min_size:
             targets = [target for target in targets if target.is_point or _shorter_side(target, look) >= self.min_size]
         return tuple(targets)

@@ -45,7 +45,7 @@ class CocoWriter:
         look = sized(record, "coco")
         file = f"{_FOLDER}instances_{record.split}.json"
         image = {
-            "id": record.index + 1,
+            "id": record.number + 1,
             "file_name": record.picture.removeprefix("images/"),
             "width": look.width,
             "height": look.height,
@@ -75,7 +75,7 @@ class CocoWriter:
             x, y, across, down = _bbox(target.box, record.look)
             outline = [value for right, below in target.polygon for value in (right * width, below * height)]
             annotation = {
-                "image_id": record.index + 1,
+                "image_id": record.number + 1,
                 "category_id": target.class_id + 1,
                 "bbox": [x, y, across, down],
                 "area": across * down,
