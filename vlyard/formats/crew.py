@@ -10,7 +10,6 @@ import gc
 import os
 import pickle
 import queue
-import signal
 import struct
 import subprocess
 import sys
@@ -24,12 +23,17 @@ from typing import Any, Protocol, TypeVar
 
 from vlyard.errors import ChildDied
 
-# What the work is made of is loaded while whoever starts us still looks at the source.
-_START = "import vlyard.formats.work; from vlyard.formats.crew import serve; serve()"
+# Ctrl-C is for whoever starts us: our pipe closes then. What the work is made of is loaded while the source is still
+# looked at.
+_START = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+import vlyard.formats.work
+from vlyard.formats.crew import serve
+serve()
+"""
 _AHEAD = 3  # chunks that a helper is given before it is done with the first, so that it never waits for the next
-_PIPE = (
-    2**20
-)  # bytes: a chunk's result fits, so that a helper does not wait until somebody reads it; the most Linux gives
+_PIPE = 2**20  # bytes: a chunk's result fits in, so that no helper waits for its reader; the most that Linux gives
 _LENGTH = struct.Struct("!Q")
 Chunk = TypeVar("Chunk")
 Result_co = TypeVar("Result_co", covariant=True)
@@ -199,7 +203,6 @@ def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 def serve() -> None:
     """Be a helper: read the work, then do chunks until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started us; our pipe closes then
     pipe_in, pipe_out = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing else may speak on the pipe
     told = _receive(pipe_in)

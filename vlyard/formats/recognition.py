@@ -21,8 +21,8 @@ READERS: tuple[tuple[str, Recognise], ...] = (
     ("yolo", yolo.undescribed),  # any folder at all
 )
 _SIGNS: Mapping[str, str] = {
-    "coco": "a JSON file with images, annotations and categories",
-    "answers": "a JSON or JSONL file of samples with pictures and answers",
+    "coco": "JSON file with images, annotations and categories",
+    "answers": "JSON or JSONL file of samples with pictures and answers",
     "voc": "XML files with an <annotation> each",
     "labelme": "JSON files with shapes and an imagePath",
 }
@@ -36,5 +36,7 @@ def recognise(tree: Tree, wanted: Wanted) -> Reader:
     for name, known in READERS:
         if wanted.format in {"auto", name} and (reader := known(tree, wanted)) is not None:
             return reader
-    complaint = Complaint("source_format", f"there is no {_SIGNS[wanted.format]}", "choose auto, or another format")
+    complaint = Complaint(
+        "source_format", f"the source holds no {_SIGNS[wanted.format]}", "choose auto, or another format"
+    )
     raise InvalidInput(f"The source is not in the format {wanted.format}", [complaint])
