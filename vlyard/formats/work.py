@@ -149,6 +149,9 @@ class Work:
                 fault = FAULTS[code]
                 found = fault.found(orientation=seen.orientation)
                 self.account(Row(_place(job), fault.status, (found,)), sheaf)
+        # What holds no object may say so, or say nothing.
+        unsaid = not reading.annotations and job.unit.label is None and job.unit.key is None
+        totals.pictures["without_label_file"] += unsaid
         if reading.spelling:
             totals.spelling.update(reading.spelling)
         # An annotation that was mended and is not wanted counts as mended: its row says so.
@@ -161,7 +164,6 @@ class Work:
 
     def _holds_back(self, job: Job, sheaf: Sheaf) -> bool:
         """Whether a picture without objects waits until it is known how many of them are wanted."""
-        sheaf.totals.pictures["without_label_file"] += job.unit.label is None and job.unit.key is None
         if self.options.negatives is None or self.options.ask == "each":
             return False
         sheaf.held_back.append(job)
