@@ -57,7 +57,7 @@ class Desk:
 
     async def submit(self, submission: Submission, idempotency_key: str | None) -> Submitted:
         """Store a job: in company, unless it waits for another one's output, which may take its time."""
-        if next(submission.spec.references(), None) is None:
+        if next(submission.spec.references(), None) is None and not submission.spec.split_up():
             return await self.house.intake.take(self.key, submission, idempotency_key)
         return await self.run_and_wake(
             lambda session, caller: submit(session, caller, submission, idempotency_key), Channel.WORK

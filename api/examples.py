@@ -20,6 +20,18 @@ SUBMISSIONS: dict[str, Any] = {
             }
         },
     },
+    "prediction": {
+        "summary": "Ask about every picture of a dataset, on two workers",
+        "value": {
+            "spec": {
+                "kind": "prediction",
+                "dataset": AN_ARTEFACT,
+                "preset": "ground",
+                "classes": ["cat", "dog"],
+                "shards": 2,
+            }
+        },
+    },
     "noop": {
         "summary": "Do nothing (administrators only)",
         "value": {"spec": {"kind": "noop", "echo": "hello"}, "priority": 10},

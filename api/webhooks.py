@@ -73,6 +73,20 @@ async def enable_webhook(webhook: UUID, desk: AtDesk, idempotency_key: Idempoten
     return await desk.run(lambda session, caller: _webhook(webhooks.enable(session, caller, webhook, idempotency_key)))
 
 
+@router.post("/{webhook}/rotate", summary="Give a webhook another secret")
+async def rotate_webhook(webhook: UUID, desk: AtDesk, idempotency_key: IdempotencyKey = None) -> view.Webhook:
+    """Sign what is sent from now on with a new secret, which is shown only now.
+
+    What your server refuses until it knows the new secret is tried again, signed with that.
+    """
+
+    def rotate(session: Session, caller: Caller) -> view.Webhook:
+        row = webhooks.rotate(session, caller, webhook, idempotency_key)
+        return _webhook(row, row.secret)
+
+    return await desk.run(rotate)
+
+
 @router.get("/{webhook}/deliveries", summary="List the messages to a webhook")
 async def list_deliveries(
     webhook: UUID, desk: AtDesk, limit: Annotated[int, Query(ge=1, le=200)] = 50

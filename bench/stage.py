@@ -53,8 +53,11 @@ class Stage:
         self._stack = stack
 
     @contextmanager
-    def yard(self, *roles: str) -> Iterator[Yard]:
-        """A new, empty VLyard, of which these roles run while the block does: `api`, `dispatcher`, `worker`."""
+    def yard(self, *roles: str, **more: str) -> Iterator[Yard]:
+        """A new, empty VLyard with these settings, of which these roles run while the block does.
+
+        They are `api`, `dispatcher`, `worker` (for short jobs) and `asker` (with models).
+        """
         name = f"bench_{uuid4().hex[:12]}"
         port = free_port(())
         environment = {
@@ -63,6 +66,7 @@ class Stage:
             "VLYARD_REDIS_PREFIX": f"{name}:",
             "VLYARD_S3_BUCKET": name.replace("_", "-"),
             "VLYARD_API_PORT": str(port),
+            **more,
         }
         given = {key.removeprefix("VLYARD_").lower(): value for key, value in environment.items()}
         settings = Settings.model_validate({key: value for key, value in given.items() if key in Settings.model_fields})
@@ -123,6 +127,7 @@ _WORDS: Mapping[str, Sequence[str]] = {
     "api": ("api",),
     "dispatcher": ("dispatcher",),
     "worker": ("worker", "--device", "cpu", "--slots", "2"),
+    "asker": ("worker", "--device", "gpu", "--slots", "2"),
 }
 
 
@@ -131,6 +136,10 @@ def _role(name: str, role: str, yard: Yard, environment: Mapping[str, str], data
         with database.transaction() as session:
             return bool(workers.living(session, DEFAULT_POOL, _FRESH_SECONDS))
 
-    ready: Mapping[str, Callable[[], bool]] = {"api": lambda: answers(f"{yard.api}/readyz"), "worker": works}
+    ready: Mapping[str, Callable[[], bool]] = {
+        "api": lambda: answers(f"{yard.api}/readyz"),
+        "worker": works,
+        "asker": works,
+    }
     program = str(Path(sys.executable).with_name("vlyard"))
     return Process(f"{name}-{role}", (program, *_WORDS[role]), ready.get(role, lambda: True), environment, patience=120)

@@ -2,21 +2,19 @@
 
 import hashlib
 import hmac
-import re
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
 
 from db import accounts
 from vlyard.errors import NotFound, Unauthenticated
-from vlyard.teams import Role
+from vlyard.teams import KEY_MARK, KEY_SHAPE, Role, prefix_of
 
-_MARK = "vly"  # so that a key found in a log is recognised for what it is
 _PREFIX_BYTES, _SECRET_BYTES = 6, 32
-_SHAPE = re.compile(rf"{_MARK}_([0-9a-f]{{{2 * _PREFIX_BYTES}}})_[0-9a-f]{{{2 * _SECRET_BYTES}}}")
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,27 @@ class Caller:
     role: Role
 
 
+@dataclass(frozen=True)
+class NewSecret:
+    """A key at its birth: what its owner gets, and what is stored."""
+
+    key: str  # `vly_<prefix>_<secret>`
+    prefix: str
+    sha256: bytes
+
+
+def new_secret(prefix: str = "") -> NewSecret:
+    """A key that nobody has had before; with a prefix, another one of that prefix."""
+    prefix = prefix or secrets.token_hex(_PREFIX_BYTES)
+    key = f"{KEY_MARK}_{prefix}_{secrets.token_hex(_SECRET_BYTES)}"
+    return NewSecret(key, prefix, _digest(key))
+
+
 def issue_key(session: Session, team: str, role: Role) -> str:
     """Make a key for a team, which is made where it does not exist; returns the key, `vly_<prefix>_<secret>`."""
-    prefix = secrets.token_hex(_PREFIX_BYTES)
-    key = f"{_MARK}_{prefix}_{secrets.token_hex(_SECRET_BYTES)}"
-    accounts.add_key(session, accounts.team_named(session, team), prefix=prefix, sha256=_digest(key), role=role)
-    return key
+    new, owner = new_secret(), accounts.team_named(session, team)
+    accounts.add_key(session, uuid7(), team=owner, prefix=new.prefix, sha256=new.sha256, role=role)
+    return new.key
 
 
 def authenticate(session: Session, key: str) -> Caller:
@@ -45,7 +58,7 @@ def authenticate(session: Session, key: str) -> Caller:
 
 def authenticate_each(session: Session, keys: Collection[str]) -> Mapping[str, Caller]:
     """Who each key belongs to, in one statement; what is unknown, revoked or malformed is not in the answer."""
-    prefixes = {key: shape[1] for key in keys if (shape := _SHAPE.fullmatch(key))}
+    prefixes = {key: shape[1] for key in keys if (shape := KEY_SHAPE.fullmatch(key))}
     found = accounts.keys_with_prefixes(session, set(prefixes.values()))
     callers = {}
     for key, prefix in prefixes.items():
@@ -57,9 +70,9 @@ def authenticate_each(session: Session, keys: Collection[str]) -> Mapping[str, C
 
 def revoke_key(session: Session, name: str) -> None:
     """Take back the key with this visible prefix (or the whole key); raises `NotFound`."""
-    shape = _SHAPE.fullmatch(name)
-    if not accounts.revoke(session, shape[1] if shape else name):
-        raise NotFound(f"there is no such key, or it was taken back before: {shape[1] if shape else name!r}")
+    prefix = prefix_of(name)
+    if not accounts.revoke(session, prefix):
+        raise NotFound(f"there is no such key, or it was taken back before: {prefix!r}")
 
 
 def _digest(key: str) -> bytes:

@@ -30,6 +30,7 @@ class Wanted:
     submission: Submission
     where: str  # its place in the request: "", or "/jobs/3" in a batch
     cloned_from: UUID | None = None
+    part_of: UUID | None = None  # the job whose work it shares
 
 
 @dataclass(frozen=True)

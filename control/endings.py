@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from control import dependencies
+from control.sharding import is_given_up, stop_shares
 from db import webhooks
 from vlyard.jobs.state import State
 
@@ -33,4 +34,9 @@ def follow_up(session: Session, ended: Sequence[Ended]) -> None:
         for each in FOLLOW_UPS:
             each(session, ended)
         failed = dependencies.settle(session, [each.job for each in ended])
-        ended = [Ended(job, team, State.FAILED) for job, team in failed]
+        given_up = [each.job for each in ended if is_given_up(each.state)]
+        stopped = stop_shares(session, given_up) if given_up else ()
+        ended = [
+            *(Ended(job, team, State.FAILED) for job, team in failed),
+            *(Ended(job, team, State.CANCELLED) for job, team in stopped),
+        ]

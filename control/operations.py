@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from pydantic import ValidationError
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -19,9 +18,8 @@ from db import idempotency
 from db.jobs import append_events
 from db.models import Job
 from db.owned import owned_row
-from vlyard.client.problems import invalid
-from vlyard.errors import Complaint, Conflict, InvalidInput
-from vlyard.jobs.kinds import KINDS
+from vlyard.errors import Conflict
+from vlyard.jobs.changing import changed
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Changes, Submission
 
@@ -71,19 +69,6 @@ def reprioritise(session: Session, caller: Caller, job: UUID, priority: int, key
     return row
 
 
-def merged(target: Any, patch: Any) -> Any:
-    """The JSON value with the merge patch applied, as RFC 7396 defines it: null removes a member."""
-    if not isinstance(patch, Mapping):
-        return patch
-    result = dict(target) if isinstance(target, Mapping) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = merged(result.get(name), value)
-    return result
-
-
 def _repeat(session: Session, caller: Caller, source: Job, changes: Changes, request: _Request) -> Submitted:
     new = uuid7()
     made = _remember(session, caller, request, new)
@@ -94,18 +79,8 @@ def _repeat(session: Session, caller: Caller, source: Job, changes: Changes, req
 
 
 def _changed(source: Job, changes: Changes) -> Submission:
-    spec = merged(source.spec, changes.spec)
-    kind = KINDS.get(str(spec.get("kind")))
-    if kind is None:
-        complaint = Complaint("/spec/kind", f"there is no kind {spec.get('kind')!r}", f"kinds are {', '.join(KINDS)}")
-        raise InvalidInput(complaints=[complaint])
-    try:
-        checked = kind.spec.model_validate(spec)
-    except ValidationError as error:
-        found = invalid(error, "the changed specification")
-        raise InvalidInput(found.message, [Complaint(f"/spec{c.where}", c.what) for c in found.complaints]) from error
     return Submission(
-        spec=checked,
+        spec=changed(source.spec, changes.spec),
         pool=source.pool if changes.pool is None else changes.pool,
         priority=source.priority if changes.priority is None else changes.priority,
         labels=source.labels if changes.labels is None else changes.labels,

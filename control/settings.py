@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -80,7 +81,41 @@ class Settings(BaseSettings):
         86400, gt=0, description="An Idempotency-Key is remembered at least this long."
     )
 
+    batch_tokens: int = Field(
+        32_768,
+        ge=1,
+        description="Questions are answered in batches of so many tokens at most: rows, times the longest question "
+        "with its pictures and the longest answer that may come.",
+    )
+    batch_rows: int = Field(32, ge=1, description="How many questions a batch has at most.")
+    batch_wait_seconds: float = Field(
+        0.01, ge=0, le=10, description="How long an idle model waits for company before it begins with a question."
+    )
+    feature_bytes: int = Field(
+        2**28, ge=0, description="Memory for what each model saw in the latest pictures, to look once at each."
+    )
     models_dir: Path | None = Field(None, description="The folder whose sub-folders are the models that jobs can name.")
+    models_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory that the models of one worker may take together; 0: 85 % of its GPUs', or half of the "
+        "machine's where it has none.",
+    )
+    cache_dir: Path | None = Field(
+        None,
+        description="Where models of a hub and of artefacts are kept, for all workers of the machine; default: "
+        "`vlyard` in the user's cache folder.",
+    )
+    cache_bytes: int = Field(
+        200 * 2**30, ge=0, description="Disk that they may take; the longest unused go first, and what is in use stays."
+    )
+    hub: Literal["huggingface", "modelscope"] = Field(
+        "huggingface", description="Where models named `hub:<owner>/<name>` are: huggingface or modelscope."
+    )
+    hub_endpoint: str = Field("", description="A mirror of the hub, as a URL; empty: the hub itself.")
+    hub_token: SecretStr = Field(
+        SecretStr(""), description="The hub's token, for private and gated models; every team may then use these."
+    )
     cpu_threads: int = Field(1, ge=1, description="Threads that a model's worker computes with where it has no GPU.")
     work_dir: Path | None = Field(None, description="Where attempts keep their scratch folders; default: the system's.")
 

@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 from control import dependencies
 from control.accounts import Caller
 from control.dependencies import Plan, Wanted
+from control.sharding import with_shares
 from db import artefacts, idempotency, jobs
 from db.dependencies import insert_needs
 from db.idempotency import Try
@@ -57,7 +58,7 @@ def submit_each(session: Session, requests: Sequence[Request]) -> Sequence[Submi
     """Do for each request what `submit` does, with a handful of statements for all of them.
 
     Each has an answer of its own, and one that is refused harms no other. No job among them may wait for another one's
-    output: that locks rows, and everybody here would have to wait for them.
+    output, or be one that several share: that locks rows, and everybody here would have to wait for them.
     """
     asked = [(each.caller, Wanted(each.id, each.submission, "")) for each in requests]
     facts = _facts(session, asked)
@@ -133,15 +134,16 @@ def accept(
     """Store wanted jobs, all or none, or raise `InvalidInput` with every fault; `names` are a batch's entries."""
     for each in wanted:
         _admit(caller, each.submission)
-    facts = _facts(session, [(caller, each) for each in wanted])
-    complaints = [complaint for each in wanted for complaint in _complaints(caller.team, each, facts)]
-    plan = dependencies.plan(session, caller.team, wanted, names or {})
+    everyone = with_shares(wanted)
+    facts = _facts(session, [(caller, each) for each in everyone])
+    complaints = dict.fromkeys(complaint for each in everyone for complaint in _complaints(caller.team, each, facts))
+    plan = dependencies.plan(session, caller.team, everyone, names or {})
     if complaints or plan.complaints:
         raise InvalidInput(_REFUSED, [*complaints, *plan.complaints])
-    made = [_job(caller.team, each, plan, facts.now) for each in wanted]
-    jobs.insert_jobs(session, made)
+    made = {each.id: _job(caller.team, each, plan, facts.now) for each in everyone}
+    jobs.insert_jobs(session, made.values())
     insert_needs(session, plan.rows())
-    return made
+    return [made[each.id] for each in wanted]
 
 
 def _job(team: UUID, wanted: Wanted, plan: Plan, now: datetime) -> NewJob:
@@ -162,6 +164,7 @@ def _job(team: UUID, wanted: Wanted, plan: Plan, now: datetime) -> NewJob:
         labels=submission.labels,
         expires_at=submission.expires_at if seconds is None else now + timedelta(seconds=seconds),
         max_runtime_seconds=submission.max_runtime,
+        part_of=wanted.part_of,
         cloned_from=wanted.cloned_from,
         created_at=now,
     )
@@ -212,7 +215,7 @@ def _complaints(team: UUID, wanted: Wanted, facts: _Facts) -> Iterator[Complaint
     if wanted.submission.pool not in facts.pools:
         yield Complaint(f"{wanted.where}/pool", f"there is no pool {wanted.submission.pool!r}")
     for id in _inputs(wanted):
-        where = f"{wanted.where}/spec/{_field_of(wanted.submission, id)}"
+        where = f"{wanted.where}/spec{wanted.submission.spec.place_of(id)}"
         kind = facts.ready.get((team, id))
         if kind is None:
             fix = "upload it, complete the upload, then name its id here"
@@ -248,7 +251,3 @@ def _too_long(wanted: Wanted) -> Iterator[Complaint]:
     if asked is not None and asked > limit:
         what = f"jobs of kind {kind.name} run for {limit:g} s at most"
         yield Complaint(f"{wanted.where}/max_runtime", what, "ask for less, or leave it out")
-
-
-def _field_of(submission: Submission, artefact: UUID) -> str:
-    return next((name for name, value in submission.spec if value == artefact), "")

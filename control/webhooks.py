@@ -50,6 +50,19 @@ def enable(session: Session, caller: Caller, webhook: UUID, idempotency_key: str
     return webhooks.enable(session, caller.team, webhook)
 
 
+def rotate(session: Session, caller: Caller, webhook: UUID, idempotency_key: str | None) -> Webhook:
+    """Give a webhook another secret, or find the one that an earlier try of the same request gave it.
+
+    What is sent from now on is signed with it, also what was tried before. Raises `NotFound`.
+    """
+    mark = uuid7()
+    row = owned_row(session, Webhook, caller.team, webhook, lock=True)
+    if first_made(session, caller, idempotency_key, f"rotate {webhook}", mark) == mark:
+        row.secret = new_secret()
+        session.flush()
+    return row
+
+
 def first_made(session: Session, caller: Caller, idempotency_key: str | None, request: str, made: UUID) -> UUID:
     """What the first try of a request made: `made` where this one is it, or where tries are not told apart."""
     if idempotency_key is None:

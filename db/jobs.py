@@ -46,6 +46,7 @@ class NewJob(NamedTuple):
     labels: Mapping[str, str]
     expires_at: datetime | None
     max_runtime_seconds: float | None
+    part_of: UUID | None
     cloned_from: UUID | None
     created_at: datetime  # when the transaction that stores it began
 
@@ -168,6 +169,16 @@ def cancel_waiting(session: Session, team: UUID, job: UUID) -> bool:
         .returning(Job.id, Job.last_event)
     )
     return _record(session, statement, {"state": State.CANCELLED})
+
+
+def lock_shares(session: Session, jobs: Iterable[UUID]) -> Sequence[tuple[UUID, UUID]]:
+    """The (job, team) of what does a share of these jobs and has not ended.
+
+    Without those that somebody else is moving just now: who ends a share looks at the job that waits for it, so that
+    waiting for each other would be a circle.
+    """
+    query = select(Job.id, Job.team_id).where(Job.part_of.in_(list(jobs)), Job.state.not_in(TERMINAL)).order_by(Job.id)
+    return [(row.id, row.team_id) for row in session.execute(query.with_for_update(skip_locked=True))]
 
 
 def expire_waiting(session: Session, error: Mapping[str, Any], limit: int) -> Sequence[tuple[UUID, UUID]]:

@@ -146,6 +146,7 @@ class Worker(Table):
     kinds: Mapped[list[str]]
     slots: Mapped[int]
     gpus: Mapped[list[str]]
+    self_test: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # what it found at its start
     draining: Mapped[bool] = mapped_column(server_default=text("false"))
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -187,6 +188,7 @@ class Job(Table):
     labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))  # the owner's own names and values
     expires_at: Mapped[datetime | None]  # not worth starting any more after this
     max_runtime_seconds: Mapped[float | None]  # shorter than its kind's time limit
+    part_of: Mapped[UUID | None]  # the job that waits for this one's share of its work
     cloned_from: Mapped[UUID | None]  # the job whose specification it repeats, as it was or changed
     bundle: Mapped[UUID | None]  # the message that it shares with others, while it is dispatched or running
     alone: Mapped[bool] = mapped_column(server_default=text("false"))  # it was lost in company: run it by itself
@@ -208,6 +210,7 @@ class Job(Table):
         Index("ix_jobs_held", "pool", postgresql_where=text("state IN ('dispatched', 'running')")),
         Index("ix_jobs_expiring", "expires_at", postgresql_where=text("state IN ('blocked', 'queued', 'dispatched')")),
         Index("ix_jobs_team", "team_id", text("id DESC")),
+        Index("ix_jobs_parts", "part_of", postgresql_where=text("part_of IS NOT NULL")),
         Index(
             "ix_jobs_labels",
             "labels",

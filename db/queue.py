@@ -17,12 +17,14 @@ from sqlalchemy import (
     Uuid,
     and_,
     bindparam,
+    cast,
     column,
     func,
     literal,
     or_,
     select,
     true,
+    union_all,
     update,
 )
 from sqlalchemy.orm import Session
@@ -31,7 +33,7 @@ from uuid_utils.compat import uuid7
 from db.clock import from_now, seconds
 from db.events import told
 from db.jobs import moved_to
-from db.models import Job, Pool, Team, Worker
+from db.models import Job, JobDependency, Pool, Team, Worker
 from db.recordset import recordset, to_rows
 from vlyard.jobs.kinds import Device
 from vlyard.jobs.state import State
@@ -130,6 +132,80 @@ def unanswered(
         .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.device, Job.bundle)
     )
     return _doorbells(session.execute(statement).all())
+
+
+def now(session: Session) -> datetime:
+    """The time by the database's clock: when the transaction began."""
+    return session.scalars(select(func.now())).one()
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many jobs of one kind wait in a pool, and are with its workers: one team's, and all teams'."""
+
+    pool: str
+    kind: str
+    queued: int
+    running: int
+    queued_of_all: int
+    running_of_all: int
+
+
+def load(session: Session, team: UUID) -> Sequence[Load]:
+    """What waits and runs in all pools, by pool and kind."""
+    queued, own = Job.state == State.QUEUED, func.count().filter(Job.team_id == team)
+    nothing, everyone = literal(0), func.count()
+    parts = (  # each has its partial index
+        (own, nothing, everyone, nothing, and_(queued, Job.rung_at.is_(None))),
+        (own, nothing, everyone, nothing, and_(queued, Job.rung_at.is_not(None))),
+        (nothing, own, nothing, everyone, Job.state.in_([State.DISPATCHED, State.RUNNING])),
+    )
+    names = ("queued", "running", "queued_of_all", "running_of_all")
+    each = union_all(*(
+        select(Job.pool, Job.kind, *(count.label(name) for count, name in zip(counts, names, strict=True)))
+        .where(which)
+        .group_by(Job.pool, Job.kind)
+        for *counts, which in parts
+    )).subquery()  # fmt: skip
+    sums = [cast(func.sum(each.c[name]), Integer) for name in names]
+    query = select(each.c.pool, each.c.kind, *sums).group_by(each.c.pool, each.c.kind)
+    return [Load(*row) for row in session.execute(query.order_by(each.c.pool, each.c.kind))]
+
+
+def first_of_team(session: Session, job: Job, kinds: Iterable[str], limit: int) -> int:
+    """How many queued jobs of these kinds of a job's own team go before it in its pool; `limit` at most."""
+    line = select(literal(1)).where(
+        Job.pool == job.pool,
+        Job.kind.in_(list(kinds)),
+        Job.team_id == job.team_id,
+        Job.state == State.QUEUED,
+        Job.rung_at.is_(None),
+    )  # each half of this is a stretch of the index: nothing else is read
+    urgent = line.where(Job.priority > job.priority).limit(limit).subquery()
+    older = line.where(Job.priority == job.priority, Job.id < job.id).limit(limit).subquery()
+    counted = [select(func.count()).select_from(each).scalar_subquery() for each in (urgent, older)]
+    found: int = session.scalars(select(counted[0] + counted[1])).one()
+    return min(found, limit)
+
+
+def needs(session: Session, job: UUID, limit: int) -> tuple[Sequence[Mapping[str, Any]], int]:
+    """What a blocked job waits for, what has not succeeded first, and how much of it has not."""
+    lacks = Job.state != State.SUCCEEDED
+    query = (
+        select(
+            Job.id.label("job"),
+            Job.kind,
+            Job.state,
+            JobDependency.output,
+            func.count().filter(lacks).over().label("lacking"),
+        )
+        .join(Job, Job.id == JobDependency.needs_id)
+        .where(JobDependency.job_id == job)
+        .order_by(lacks.desc(), Job.id, JobDependency.output)
+        .limit(limit)
+    )
+    rows = session.execute(query).mappings().all()
+    return [dict(row) for row in rows], rows[0]["lacking"] if rows else 0
 
 
 def _doorbells(rows: Sequence[Any]) -> Sequence[Doorbell]:

@@ -1,7 +1,10 @@
 """Workers: their rows, which say that they are alive."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -27,14 +30,33 @@ class AtWork:
     draining: bool
     silent_seconds: float
     running: int
+    started_at: datetime
+    gpus: list[str]
+    self_test: dict[str, Any]
 
 
 def register(
-    session: Session, *, name: str, pool: str, device: Device, kinds: Iterable[str], slots: int, gpus: Iterable[str]
+    session: Session,
+    *,
+    name: str,
+    pool: str,
+    device: Device,
+    kinds: Iterable[str],
+    slots: int,
+    gpus: Iterable[str] = (),
+    self_test: Mapping[str, Any] = MappingProxyType({}),
 ) -> UUID:
     """Store a new worker, and its pool where it is the first one there; returns the worker's id."""
     session.execute(insert(Pool).values(name=pool).on_conflict_do_nothing())
-    worker = Worker(name=name, pool=pool, device=device, kinds=sorted(kinds), slots=slots, gpus=list(gpus))
+    worker = Worker(
+        name=name,
+        pool=pool,
+        device=device,
+        kinds=sorted(kinds),
+        slots=slots,
+        gpus=list(gpus),
+        self_test=dict(self_test),
+    )
     session.add(worker)
     session.flush()
     return worker.id
@@ -69,7 +91,8 @@ def at_work(session: Session, fresh_seconds: float) -> list[AtWork]:
     running = (
         select(func.count()).where(Job.worker_id == Worker.id, Job.state == State.RUNNING).correlate(Worker)
     ).scalar_subquery()
-    query = select(
-        Worker.id, Worker.name, Worker.pool, Worker.device, Worker.kinds, Worker.slots, Worker.draining, silent, running
-    ).where(Worker.ended_at.is_(None), Worker.heartbeat_at > from_now(-fresh_seconds))
+    shape = (Worker.id, Worker.name, Worker.pool, Worker.device, Worker.kinds, Worker.slots, Worker.draining)
+    query = select(*shape, silent, running, Worker.started_at, Worker.gpus, Worker.self_test).where(
+        Worker.ended_at.is_(None), Worker.heartbeat_at > from_now(-fresh_seconds)
+    )
     return [AtWork(*row) for row in session.execute(query.order_by(Worker.pool, Worker.name))]

@@ -9,33 +9,70 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlyard.client import Client
-    from vlyard.errors import Cancelled, Complaint, JobFailed, Unavailable, UserError, VLyardError, WaitTimeout
+    from vlyard.client.in_process import InProcess
+    from vlyard.errors import (
+        Cancelled,
+        Complaint,
+        Conflict,
+        InvalidInput,
+        JobFailed,
+        NotFound,
+        Unavailable,
+        UserError,
+        VLyardError,
+        WaitTimeout,
+    )
     from vlyard.jobs.conversion import ConversionResult, ConversionSpec
     from vlyard.jobs.events import Event
-    from vlyard.jobs.inference import DetectedObject, InferenceResult, InferenceSpec
+    from vlyard.jobs.inference import (
+        Answer,
+        BoxFound,
+        ElementFound,
+        InferenceResult,
+        InferenceSpec,
+        LineFound,
+        Message,
+        PicturePart,
+        PointFound,
+        TextPart,
+    )
     from vlyard.jobs.noop import NoopResult, NoopSpec
+    from vlyard.jobs.prediction import PredictionResult, PredictionSpec
     from vlyard.jobs.spec import Result, Spec
     from vlyard.jobs.state import State
     from vlyard.jobs.view import Artefact, Job
 
 __all__ = [
+    "Answer",
     "Artefact",
+    "BoxFound",
     "Cancelled",
     "Client",
     "Complaint",
+    "Conflict",
     "ConversionResult",
     "ConversionSpec",
-    "DetectedObject",
+    "ElementFound",
     "Event",
     "InferenceResult",
+    "InProcess",
     "InferenceSpec",
+    "InvalidInput",
     "Job",
     "JobFailed",
+    "LineFound",
+    "Message",
     "NoopResult",
     "NoopSpec",
+    "NotFound",
+    "PicturePart",
+    "PointFound",
+    "PredictionResult",
+    "PredictionSpec",
     "Result",
     "Spec",
     "State",
+    "TextPart",
     "Unavailable",
     "UserError",
     "VLyardError",
@@ -49,10 +86,12 @@ _MODULES = (
     "vlyard.jobs.events",
     "vlyard.jobs.inference",
     "vlyard.jobs.noop",
+    "vlyard.jobs.prediction",
     "vlyard.jobs.spec",
     "vlyard.jobs.state",
     "vlyard.jobs.view",
     "vlyard.client",
+    "vlyard.client.in_process",
 )
 
 

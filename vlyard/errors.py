@@ -1,7 +1,7 @@
 """Every error that VLyard raises on purpose: one tree, read from the top.
 
 A class's docstring is its message. Its `code` is what programs compare, and its `blame` decides whether an
-attempt that ended with it is tried again. The HTTP status is decided in one place, `api/problems.py`.
+attempt that ended with it is tried again. The HTTP status is decided in one place, `vlyard/problems.py`.
 """
 
 import inspect

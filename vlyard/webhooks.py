@@ -48,7 +48,7 @@ class Webhook(_View):
     created_at: datetime
     disabled_at: datetime | None = Field(None, description="From then on nothing is sent there.")
     disabled_because: str | None = None
-    secret: str | None = Field(None, description="The key of the signatures; only in the answer that made the webhook.")
+    secret: str | None = Field(None, description="The key of the signatures; only in the answer that made it.")
 
 
 class Webhooks(_View):

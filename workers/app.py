@@ -3,9 +3,10 @@
 import gc
 import os
 import socket
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -33,6 +34,7 @@ from workers.runner import Runner
 log = structlog.get_logger()
 
 _TELLING_SECONDS = 0.2  # from a task's event to Flower, at most
+_SWITCH_SECONDS = 0.0002  # Python's own is 0.005
 _TOLD_AT_ONCE = 1_000  # events; far more than happen meanwhile
 
 
@@ -45,6 +47,14 @@ class Post:
     kinds: Sequence[str]
     slots: int
     name: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a worker found where it runs."""
+
+    gpus: Sequence[str] = ()  # their names
+    self_test: Mapping[str, Any] = field(default_factory=dict)
 
 
 class AttemptFailed(Exception):
@@ -76,6 +86,7 @@ def work(settings: Settings, post: Post) -> None:
     for kind in post.kinds:
         if KINDS[kind].isolation is Isolation.THREAD:
             load_handler(KINDS[kind])  # now, so that no job waits for imports
+    machine = _gpu_machine(settings.cpu_threads) if post.device is Device.GPU else Machine()
     with database.transaction() as session:
         worker = workers.register(
             session,
@@ -84,7 +95,8 @@ def work(settings: Settings, post: Post) -> None:
             device=post.device,
             kinds=post.kinds,
             slots=post.slots,
-            gpus=_gpus(post.device, settings.cpu_threads),
+            gpus=machine.gpus,
+            self_test=machine.self_test,
         )
     keeper = LeaseKeeper(
         database,
@@ -148,12 +160,19 @@ def _add_task(app: Celery, kind: str, runner: Runner) -> None:
             )
 
 
-def _gpus(device: Device, cpu_threads: int) -> list[str]:
-    """The names of this worker's GPUs. Where a model has to do without, it takes this many threads, not all cores."""
-    if device is Device.CPU:
-        return []
+def _gpu_machine(cpu_threads: int) -> Machine:
+    """What is here to run models on. Where they have to do without a GPU, they take so many threads, not all cores."""
     import torch
 
+    from workers.qwen.selftest import self_test
+
+    # The engine's thread asks for the interpreter between two operations, hundreds of times a token; each time a thread
+    # that reads a picture may keep it for as long as this.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     if not torch.cuda.is_available():
         torch.set_num_threads(cpu_threads)
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    found = self_test()
+    if not found.ok:  # it works nevertheless: who reads this knows better what matters
+        log.warning("the self-test found faults", faults=[each.note for each in found.checks if not each.ok])
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return Machine(names, found.as_json())

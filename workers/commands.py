@@ -1,5 +1,6 @@
 """`vlyard worker`."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -8,12 +9,17 @@ from control.settings import load_settings
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.kinds import KINDS, Device
 
+# Of two messages with questions, the one's pictures are read while the other's are answered.
+_SLOTS: Mapping[Device, int] = {Device.CPU: 1, Device.GPU: 2}
+
 
 def worker(
     device: Annotated[Device, typer.Option(help="Which kinds of jobs it may run: those of the GPU, or of the CPU.")],
     pool: Annotated[str, typer.Option(help="The pool that it works for.")] = "default",
     kinds: Annotated[str, typer.Option(help="The kinds that it runs, with commas; default: all of its device.")] = "",
-    slots: Annotated[int, typer.Option(min=1, help="How many jobs it runs at once.")] = 1,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="How many messages it works on at once; default: 2 on a GPU, else 1.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Its name; default: device, process and host.")] = "",
 ) -> None:
     """Run a worker."""
@@ -21,7 +27,7 @@ def worker(
     from workers.app import Post, default_name, work
 
     configure()
-    post = Post(pool, device, _kinds(device, kinds), slots, name or default_name(device))
+    post = Post(pool, device, _kinds(device, kinds), slots or _SLOTS[device], name or default_name(device))
     work(load_settings(), post)
 
 

@@ -1,87 +1,126 @@
-"""The inference job: from a picture and a question to the model's answer, its boxes and a drawing of them."""
+"""The inference job: from pictures and a question to the model's answers, what they found, and drawings of it."""
 
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 from PIL import Image
 
-from control.settings import load_settings
-from vlyard.errors import Complaint, InvalidInput
-from vlyard.formats.answer import AnswerObject, parse_answer
-from vlyard.formats.drawing import draw_boxes
-from vlyard.formats.picture import open_picture
-from vlyard.jobs.inference import DetectedObject, InferenceResult, InferenceSpec
+from vlyard.errors import Complaint, InvalidInput, UnreadablePicture
+from vlyard.formats.drawing import draw_answer
+from vlyard.jobs.inference import (
+    Answer,
+    InferenceResult,
+    InferenceSpec,
+    PicturePart,
+    PictureUrlPart,
+    TextPart,
+    Unanswered,
+)
+from workers.asking import Asker, Models, own_models, see, turns_about
 from workers.context import Context
-from workers.qwen.generating import ask
-from workers.qwen.loading import DEMO_FOLDER, WarmModels
-from workers.qwen.sampling import Sampling
+from workers.qwen.request import Turn
 
-DEMO = "demo"  # the name of the model that comes with the product
-WARM = WarmModels()  # one worker process, one set of models
+_Shown = Sequence[Image.Image]
 
 
 def run(spec: InferenceSpec, context: Context) -> InferenceResult:
-    """Ask the model about the picture. Raises `UnreadablePicture`, `InvalidInput` and `OutOfMemory`."""
-    return infer(spec, context, WARM, load_settings().models_dir)
+    """Ask one of this process's models. Raises `UnreadablePicture`, `InvalidInput`, `Unavailable`, `OutOfMemory`."""
+    return infer(spec, context, own_models())
 
 
-def infer(spec: InferenceSpec, context: Context, models: WarmModels, models_dir: Path | None) -> InferenceResult:
-    """The same with these models; names other than `demo` are folders in `models_dir`."""
-    context.progress(None, "fetching the picture")
-    path = context.input(spec.image)
-    picture = open_picture(path, name=path.name)
-    context.progress(None, f"loading the model {spec.model}")
-    loaded, warm = models.get(model_folder(spec.model, models_dir))
-    context.progress(None, "asking the model")
-    said = ask(loaded, picture, spec.prompt, _sampling(spec), context.check)
-    answer = parse_answer(said.text)
-    return InferenceResult(
-        text=said.text,
-        objects=tuple(_detected(each, picture) for each in answer.objects),
-        notes=tuple(note.value for note in answer.notes),
-        width=picture.width,
-        height=picture.height,
-        finish_reason=said.finish_reason,
-        prompt_tokens=said.prompt_tokens,
-        completion_tokens=said.completion_tokens,
-        model=spec.model,
-        attention=loaded.attention,
-        dtype=str(loaded.dtype).removeprefix("torch."),
-        device=str(loaded.device),
-        warm=warm,
-        load_seconds=0.0 if warm else loaded.load_seconds,
-        generate_seconds=said.seconds,
-        artefacts={"annotated": _publish_drawing(context, picture, answer.objects)} if spec.annotate else {},
-    )
+def infer(spec: InferenceSpec, context: Context, models: Models) -> InferenceResult:
+    """The same with these models."""
+    context.progress(None, "fetching the pictures")
+    if spec.images:
+        return _about_each(spec, context, models)
+    turns, shown = _conversation(spec, context)
+    with models.open(spec, context) as asker:
+        answer = asker.ask(spec, turns, shown)
+        drawings = _drawings(spec, context, [(answer, shown)])
+        return InferenceResult(answers=(answer,), model=asker.used, artefacts=drawings)
 
 
-def model_folder(name: str, models_dir: Path | None) -> Path:
-    """Where the model of that name is. Raises `InvalidInput` that lists the names there are."""
-    if name == DEMO:
-        return DEMO_FOLDER
-    known = {path.name: path for path in sorted(models_dir.iterdir()) if path.is_dir()} if models_dir else {}
-    if name not in known:
-        raise InvalidInput(
-            "There is no such model",
-            [Complaint("/spec/model", f"this worker has no model {name!r}", f"it has {', '.join([DEMO, *known])}")],
-        )
-    return known[name]
+def _about_each(spec: InferenceSpec, context: Context, models: Models) -> InferenceResult:
+    """The same question about each picture. One that cannot be read harms no other, unless none can."""
+    pictures: dict[UUID, Image.Image] = {}
+    unanswered = []
+    for image in spec.images:
+        try:
+            pictures[image] = _picture(image, context)
+        except InvalidInput as error:
+            unanswered.append(Unanswered(image=image, code=error.code, message=str(error)))
+    if not pictures:
+        complaints = [Complaint("/spec/images", each.message) for each in unanswered]
+        raise UnreadablePicture("None of the pictures can be read", complaints)
+    with models.open(spec, context) as asker:
+        answers = _answers(spec, list(pictures.values()), asker)
+        drawings = _drawings(spec, context, [(answer, [shown]) for answer, shown in answers])
+        answered = tuple(answer for answer, _ in answers)
+        return InferenceResult(
+            answers=answered, unanswered=tuple(unanswered), model=asker.used, artefacts=drawings
+        )  # fmt: skip
 
 
-def _sampling(spec: InferenceSpec) -> Sampling:
-    return Sampling(spec.max_new_tokens, spec.do_sample, spec.temperature, spec.top_p, spec.top_k, spec.seed)
+def _answers(spec: InferenceSpec, pictures: _Shown, asker: Asker) -> Sequence[tuple[Answer, Image.Image]]:
+    question = spec.question() or ""
+
+    def ask(picture: Image.Image) -> Answer:
+        return asker.ask(spec, turns_about(spec, question, [picture]), [picture])
+
+    with ThreadPoolExecutor(len(pictures), "images") as threads:
+        return list(zip(threads.map(ask, pictures), pictures, strict=True))
 
 
-def _detected(found: AnswerObject, picture: Image.Image) -> DetectedObject:
-    return DetectedObject(
-        label=found.label,
-        bbox_2d=found.box.to_thousand(),
-        bbox_pixels=found.box.clamped().pixels(picture.width, picture.height),
-        flags=tuple(flag.value for flag in found.flags),
-    )
+def _conversation(spec: InferenceSpec, context: Context) -> tuple[Sequence[Turn], _Shown]:
+    """The turns, and the pictures in them in their order."""
+    if not spec.messages:
+        shown = [] if spec.image is None else [_picture(spec.image, context)]
+        return turns_about(spec, spec.question() or "", shown), shown
+    pictures: list[Image.Image] = []
+    turns = []
+    for at, message in enumerate(spec.messages):
+        content: list[str | Image.Image] = []
+        for number, part in enumerate(message.content):
+            if isinstance(part, TextPart):
+                content.append(part.text)
+                continue
+            picture = _shown(part, context, f"/spec/messages/{at}/content/{number}")
+            pictures.append(picture)
+            content.append(picture)
+        turns.append(Turn(message.role, tuple(content)))
+    return turns, pictures
 
 
-def _publish_drawing(context: Context, picture: Image.Image, objects: tuple[AnswerObject, ...]) -> UUID:
-    path = context.folder / "annotated.png"
-    draw_boxes(picture, [(each.box, each.label) for each in objects]).save(path)
-    return context.publish(path, "image/png")
+def _shown(part: PicturePart | PictureUrlPart, context: Context, place: str) -> Image.Image:
+    if isinstance(part, PicturePart):
+        return _picture(part.image, context)
+    named = part.image_url.artefact
+    return see(part.image_url.content, place) if named is None else _picture(named, context)
+
+
+def _picture(image: UUID, context: Context) -> Image.Image:
+    path = context.input(image)
+    if path.is_dir():
+        raise InvalidInput("a picture is a file", [Complaint(path.name, "it is a directory", "name one of its files")])
+    return see(path, path.name)
+
+
+def _drawings(spec: InferenceSpec, context: Context, answers: Sequence[tuple[Answer, _Shown]]) -> dict[str, UUID]:
+    """`annotated` where there is one picture, else `annotated-1` and so on."""
+    if not spec.annotate:
+        return {}
+    drawings = list(_drawn(answers))
+    names = ["annotated"] if len(drawings) == 1 else [f"annotated-{number}" for number in range(1, len(drawings) + 1)]
+    published = {}
+    for name, drawing in zip(names, drawings, strict=True):
+        path = context.folder / f"{name}.png"
+        drawing.save(path)
+        published[name] = context.publish(path, "image/png")
+    return published
+
+
+def _drawn(answers: Sequence[tuple[Answer, _Shown]]) -> Iterator[Image.Image]:
+    for answer, shown in answers:
+        for number, picture in enumerate(shown):
+            yield draw_answer(picture, [each for each in answer.objects if each.picture == number])

@@ -8,11 +8,12 @@ import shutil
 import tempfile
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -59,7 +60,7 @@ class Runner:
     leaving: threading.Event = field(default_factory=threading.Event)  # set once it is to begin nothing more
 
     def run(self, pairs: Sequence[Pair]) -> Sequence[Ending]:
-        """Answer a doorbell: claim its jobs, run them one after the other, hand over their endings to be recorded.
+        """Answer a doorbell: claim its jobs, run them in their order or together, and have their endings recorded.
 
         Returns those endings; what could not be claimed, or was lost meanwhile, is not among them. The slot is free
         then: the next doorbell's jobs may begin while these endings are on their way to the database.
@@ -70,17 +71,18 @@ class Runner:
         if len(claimed) < len(pairs):
             logger.info("nothing to claim", count=len(pairs) - len(claimed), first=str(pairs[0][0]))
         # The leases of all are kept from the start, while they wait for their turn.
-        waiting = deque((job, self._hold(job, claimed_at)) for job in claimed)
-        endings = []
-        while waiting:
-            job, hold = waiting.popleft()
-            ending = Ending(hold.pair, Outcome.RELEASED) if self.leaving.is_set() else self._run_one(job, hold)
-            if ending is None:
-                self.keeper.release(hold)
-                continue
-            endings.append(ending)
-            self.completer.hand_over(ending, hold, partial(self._recorded, hold, ending), more=bool(waiting))
-        return endings
+        company = [(job, self._hold(job, claimed_at)) for job in claimed]
+        ended = count(1)
+
+        def one(member: tuple[Claimed, Hold]) -> Ending | None:
+            return self._end(*member, more=lambda: next(ended) < len(company))
+
+        if len(company) > 1 and KINDS[claimed[0].kind].together:
+            with ThreadPoolExecutor(len(company), "together") as threads:
+                endings = list(threads.map(one, company))
+        else:
+            endings = list(map(one, company))
+        return [ending for ending in endings if ending is not None]
 
     def leave(self, grace_seconds: float) -> None:
         """Begin nothing more, and give back what waits; what runs has so many seconds before it is stopped, too."""
@@ -92,6 +94,16 @@ class Runner:
     def _hold(self, job: Claimed, claimed_at: float) -> Hold:
         killable = KINDS[job.kind].isolation is Isolation.PROCESS
         return self.keeper.hold((job.job, job.attempt), claimed_at, killable=killable)
+
+    def _end(self, job: Claimed, hold: Hold, *, more: Callable[[], bool]) -> Ending | None:
+        """Run a member of a message and hand over how it ended; `more` of them may be about to end."""
+        ending = Ending(hold.pair, Outcome.RELEASED) if self.leaving.is_set() else self._run_one(job, hold)
+        follows = more()
+        if ending is None:
+            self.keeper.release(hold)
+        else:
+            self.completer.hand_over(ending, hold, partial(self._recorded, hold, ending), more=follows)
+        return ending
 
     def _run_one(self, job: Claimed, hold: Hold) -> Ending | None:
         """How the attempt ended; None where it was lost meanwhile."""

@@ -19,7 +19,17 @@ from rich.table import Table
 from control.stack.roles import Doors, start_roles
 from control.stack.screen import doors_table, interruptible, open_console
 from control.stack.stack import Stack
-from vlyard import Client, ConversionResult, ConversionSpec, InferenceResult, InferenceSpec, Job, Result, Spec
+from vlyard import (
+    BoxFound,
+    Client,
+    ConversionResult,
+    ConversionSpec,
+    InferenceResult,
+    InferenceSpec,
+    Job,
+    Result,
+    Spec,
+)
 from vlyard.demo.shapes import draw_dataset
 from vlyard.errors import InvalidInput, Unavailable
 from vlyard.formats.archive import pack
@@ -160,6 +170,7 @@ def _outcome(result: Result) -> str:
         case ConversionResult():
             return f"{result.samples} samples with {result.boxes} boxes of {len(result.classes)} classes"
         case InferenceResult():
-            return ", ".join(f"{found.label} at {found.bbox_2d}" for found in result.objects) or result.text
+            boxes = [found for found in result.objects if isinstance(found, BoxFound)]
+            return ", ".join(f"{found.label} at {found.bbox_2d}" for found in boxes) or result.text
         case _:
             return ""

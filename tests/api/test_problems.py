@@ -8,13 +8,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.app import make_app
-from api.problems import STATUS, status_of
 from control.settings import Settings
 from tests.api.conftest import Join
 from tests.api.visitor import Visitor
 from vlyard import errors
 from vlyard.errors import VLyardError
 from vlyard.jobs.kinds import KINDS
+from vlyard.problems import STATUS, status_of
 from vlyard.teams import Role
 
 NOBODY = f"vly_{'0' * 12}_{'0' * 64}"
@@ -36,6 +36,9 @@ def checked(reply: Any) -> dict[str, Any]:
 
 # --- the body -------------------------------------------------------------------------------------------------
 
+NOBODYS = "0198c0de-0000-7000-8000-00000000dead"
+LINK = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+
 BODIES: dict[str, tuple[Any, str, str, str]] = {  # body, pointer, part of the detail, part of the fix
     "unknown_kind": ({"spec": {"kind": "bake"}}, "/spec/kind", "no kind 'bake'", "'inference'"),
     "no_kind": ({"spec": {}}, "/spec/kind", "missing", "add it"),
@@ -46,7 +49,31 @@ BODIES: dict[str, tuple[Any, str, str, str]] = {  # body, pointer, part of the d
     "field_named_like_a_kind": ({"spec": {**NOOP, "noop": 1}}, "/spec/noop", "no such field", "remove it"),
     "wrong_type": ({"spec": {**NOOP, "seconds": "soon"}}, "/spec/seconds", "valid number", ""),
     "too_large": ({"spec": {**NOOP, "seconds": 9999}}, "/spec/seconds", "3600", ""),
-    "missing_field": ({"spec": {"kind": "inference", "prompt": "a"}}, "/spec/image", "required", "add it"),
+    "missing_field": ({"spec": {"kind": "prediction", "prompt": "a"}}, "/spec/dataset", "required", "add it"),
+    "no_picture": ({"spec": {"kind": "inference", "prompt": "a"}}, "/spec", "no picture", ""),
+    "no_such_picture_in_a_conversation": (
+        {
+            "spec": {
+                "kind": "inference",
+                "messages": [{"role": "user", "content": [{"type": "image", "image": NOBODYS}]}],
+            }
+        },
+        "/spec/messages/0/content/0/image",
+        "no artefact",
+        "upload",
+    ),
+    "no_such_part_in_a_conversation": (
+        {"spec": {"kind": "inference", "messages": [{"role": "user", "content": [{"type": "sound"}]}]}},
+        "/spec/messages/0/content/0/type",
+        "sound",
+        "",
+    ),
+    "a_link_in_a_conversation": (
+        {"spec": {"kind": "inference", "messages": [{"role": "user", "content": [LINK]}]}},
+        "/spec/messages/0/content/0/image_url/url",
+        "links are not followed",
+        "",
+    ),
     "no_uuid": ({"spec": {**INFERENCE, "image": "street.jpg"}}, "/spec/image", "UUID", ""),
     "empty_text": ({"spec": {**INFERENCE, "prompt": ""}}, "/spec/prompt", "at least 1", ""),
     "nul": ({"spec": {**NOOP, "echo": "a\0b"}}, "/spec/echo", "U+0000", "remove it"),

@@ -87,6 +87,25 @@ def test_a_retry_of_a_ping_sends_the_same_message_again_and_no_other_one(visitor
     assert visitor.post(path).json()["id"] != first["id"]
 
 
+def test_a_new_secret_signs_what_is_sent_from_now_on(visitor: Visitor, receiver: Receiver) -> None:
+    made = make(visitor, receiver.url)
+    new = visitor.post(f"/v1/webhooks/{made['id']}/rotate").json()
+    assert new["secret"].startswith("whsec_")
+    assert {**new, "secret": made["secret"]} == made
+    visitor.post(f"/v1/webhooks/{made['id']}/test")
+    assert receiver.received[0].verified(new["secret"])["type"] == "ping"
+    assert visitor.get(f"/v1/webhooks/{made['id']}").json()["secret"] is None
+
+
+def test_a_retry_of_a_rotation_finds_the_same_new_secret(visitor: Visitor) -> None:
+    made = make(visitor)
+    first, again = (
+        visitor.post(f"/v1/webhooks/{made['id']}/rotate", headers={"Idempotency-Key": "turn"}).json() for _ in range(2)
+    )
+    assert first == again
+    assert visitor.post(f"/v1/webhooks/{made['id']}/rotate").json()["secret"] != first["secret"] != made["secret"]
+
+
 def test_a_key_that_was_used_for_another_request_neither_pings_nor_enables(
     visitor: Visitor, receiver: Receiver
 ) -> None:

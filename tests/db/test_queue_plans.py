@@ -6,19 +6,28 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, select, text
 from sqlalchemy.orm import Session
 
 from db import dependencies, jobs, leases, queue
+from db.models import Job
 from db.session import Database
 from tests.db import rows
 
 Question = Callable[[Session], Any]
 
+
+def a_job(session: Session) -> Job:
+    return session.scalars(select(Job).limit(1)).one()
+
+
 QUESTIONS: dict[str, tuple[str, Question]] = {
     "waiting": ("ix_jobs_queued", lambda session: queue.waiting(session, "default", {"noop": 10, "conversion": 10})),
     "held": ("ix_jobs_held", lambda session: queue.held(session, "default", 30)),
     "unanswered": ("ix_jobs_dispatched", lambda session: queue.unanswered(session, "default", ["noop"], 5, 10)),
+    "load": ("ix_jobs_queued", lambda session: queue.load(session, uuid4())),
+    "first_of_team": ("ix_jobs_queued", lambda session: queue.first_of_team(session, a_job(session), ["noop"], 10)),
+    "needs": ("pk_job_dependencies", lambda session: queue.needs(session, uuid4(), 10)),
     "admit": ("ix_jobs_delayed", lambda session: queue.admit(session, 10)),
     "expired": ("ix_jobs_running", lambda session: leases.lock_expired(session, 10)),
     "expiring": ("ix_jobs_expiring", lambda session: jobs.expire_waiting(session, {"code": "expired"}, 10)),

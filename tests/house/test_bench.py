@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from bench import features
 from bench.__main__ import FIGURES
 from bench.figure import Figure
 
@@ -22,3 +23,7 @@ def test_every_figure_says_what_its_baseline_is(name: str) -> None:
 def test_a_bar_is_met_from_the_side_that_is_better(better: str, ours: float, bar: float, met: bool) -> None:
     assert Figure("name", "unit", better, ours, "baseline", 100, bar).met is met
     assert Figure("name", "unit", better, ours, "baseline", 100).met is None
+
+
+def test_the_model_that_looks_once_has_the_proportions_of_the_real_one() -> None:
+    assert features.OURS.ratio() == pytest.approx(features.QWEN3_VL_2B.ratio(), rel=0.2)

@@ -12,7 +12,6 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from api.app import make_app
-from api.problems import status_of
 from control.settings import Settings
 from tests.house.tree import ROOT, files, read
 from vlyard import errors
@@ -20,6 +19,8 @@ from vlyard.cli.app import build
 from vlyard.client.calls import KEY_VARIABLE, URL_VARIABLE
 from vlyard.errors import VLyardError
 from vlyard.jobs.kinds import KINDS, Kind
+from vlyard.jobs.repeating import option
+from vlyard.problems import status_of
 
 GROUP = typer.main.get_command(build([])).commands  # type: ignore[attr-defined]  # a group's; typer hides the type
 COMMANDS = {
@@ -183,13 +184,23 @@ def test_every_command_is_documented_and_no_other() -> None:
     assert sorted(headings) == sorted(COMMANDS)
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - KINDS.keys()))
 def test_every_option_of_a_command_is_documented(name: str) -> None:
     told = section(read("docs/commands.md"), f"### `vlyard {name}`")
     expected = [parameter_name(each) for each in COMMANDS[name].params]
 
     assert named(told) == expected
     assert f"vlyard {name}" in "".join(blocks(told, "sh"))
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+def test_what_all_kinds_commands_share_is_documented_and_the_rest_are_fields_of_the_specification(kind: Kind) -> None:
+    page = read("docs/commands.md")
+    fields = {option(name) for name in kind.spec.model_fields}
+    own = [parameter_name(each) for each in COMMANDS[kind.name].params]
+
+    assert named(section(page, "### Options of every kind")) == [name for name in own if name not in fields]
+    assert f"vlyard {kind.name} --" in "".join(blocks(section(page, f"### `vlyard {kind.name}`"), "sh"))
 
 
 def parameter_name(parameter: object) -> str:

@@ -9,13 +9,13 @@ from PIL import Image
 
 from tests.journeys.conftest import Running
 from tests.system import eventually
-from vlyard import ConversionResult, ConversionSpec, InferenceResult, InferenceSpec
+from vlyard import BoxFound, ConversionResult, ConversionSpec, InferenceResult, InferenceSpec
 from vlyard.demo.shapes import CLASSES, draw_dataset
 from vlyard.formats.archive import pack
 from vlyard.formats.box import Box
 from vlyard.formats.convert import convert
 from vlyard.jobs.conversion import ConversionOptions
-from vlyard.jobs.inference import DEFAULT_MAX_NEW_TOKENS
+from vlyard.jobs.generation import DEFAULT_MAX_NEW_TOKENS
 from vlyard.jobs.state import State
 
 TOKENIZER = Path(__file__).parents[2] / "workers" / "qwen" / "demo_model" / "tokenizer.json"
@@ -86,11 +86,14 @@ def test_a_picture_becomes_an_answer_with_boxes_drawn_on_it(running: Running, tm
     # then it finds the object
     assert isinstance(result, InferenceResult)
     (found,) = result.objects
+    assert isinstance(found, BoxFound)
+    assert found.bbox_pixels is not None
     assert found.label == CLASSES[int(number)]
     assert Box.from_thousand(found.bbox_2d).iou(truth) > 0.5
-    assert Box.from_pixels(found.bbox_pixels, result.width, result.height).iou(truth) > 0.5
-    assert 0 < result.completion_tokens <= DEFAULT_MAX_NEW_TOKENS
-    assert result.finish_reason == "stop"
+    (size,) = result.answer.pictures
+    assert Box.from_pixels(found.bbox_pixels, size.width, size.height).iou(truth) > 0.5
+    assert 0 < result.answer.completion_tokens <= DEFAULT_MAX_NEW_TOKENS
+    assert result.answer.finish_reason == "stop"
     # and the box is drawn on the picture
     annotated = running.client.download(result.artefacts["annotated"], tmp_path / "annotated.png")
     with Image.open(annotated) as drawn, Image.open(picture) as plain:
@@ -109,8 +112,8 @@ def test_the_model_stays_warm_between_jobs(running: Running, tmp_path: Path) -> 
     # then it was in memory already, and the same seed gives the same answer
     assert isinstance(first, InferenceResult)
     assert isinstance(second, InferenceResult)
-    assert second.warm
-    assert second.load_seconds == 0
+    assert second.model.warm
+    assert second.model.load_seconds == 0
     assert second.text == first.text
 
 

@@ -218,6 +218,9 @@ def serving(api: SmallApi) -> Iterator[SmallApi]:
         def do_PUT(self) -> None:
             self._handle()
 
+        def do_DELETE(self) -> None:
+            self._handle()
+
         def log_message(self, format: str, *args: Any) -> None:
             """Says nothing: the tests read `asked`."""
 

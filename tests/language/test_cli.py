@@ -2,18 +2,22 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+import typer.main
 
 import vlyard
 from tests.language.small_api import KEY, Fault, SmallApi, problem, serving
+from vlyard.cli.app import STATUS, build
 
 Ran = subprocess.CompletedProcess[str]
 PROGRAM = (sys.executable, "-c", "from vlyard.cli.app import main; main()")
@@ -82,7 +86,7 @@ def test_a_job_that_failed_fails_the_command_that_waited_for_it(api: SmallApi) -
 
     ran = run(api, "wait", str(job.id), "--json")
 
-    assert ran.returncode == 1
+    assert ran.returncode == 3
     assert json.loads(ran.stdout)["state"] == "failed"
     assert ran.stderr.splitlines()[-2:] == [
         f"error: job {job.id} failed: It is faulty. [invalid_input]",
@@ -93,7 +97,7 @@ def test_a_job_that_failed_fails_the_command_that_waited_for_it(api: SmallApi) -
 def test_waiting_no_longer_than_asked_says_that_the_job_goes_on(api: SmallApi) -> None:
     ran = run(api, "wait", str(api.add_job().id), "--timeout", "0.2")
 
-    assert ran.returncode == 1
+    assert ran.returncode == 5
     assert "is still queued after 0.2 s; it goes on" in ran.stderr
 
 
@@ -184,7 +188,11 @@ def test_a_file_goes_up_and_comes_down_again(api: SmallApi, tmp_path: Path) -> N
     [
         ("job.json", '{"kind": "noop",\n oops}', "job.json:2: "),
         ("job.yaml", "kind: noop\necho: [", "job.yaml:"),
-        ("job.yaml", "kind: dancing", "/kind: there is no kind 'dancing' (kinds are conversion, inference, noop)"),
+        (
+            "job.yaml",
+            "kind: dancing",
+            "/kind: there is no kind 'dancing' (kinds are conversion, inference, prediction, noop)",
+        ),
         ("job.yaml", "kind: noop\nseconds: -1\nsong: la", "/song: Extra inputs are not permitted"),
         ("job.yaml", "just words", "is no job"),
     ],
@@ -228,6 +236,54 @@ def test_a_missing_key_a_missing_file_and_an_id_that_is_none_are_the_users_fault
     ):
         ran = run(None, *words)
         assert (ran.returncode, said in ran.stderr, "Traceback" in ran.stderr) == (2, True, False)
+
+
+@pytest.mark.parametrize("words", [("jobs", "--json"), ("jobs",), ("wait",)])
+def test_a_reader_that_goes_away_ends_a_command_without_a_word(api: SmallApi, words: tuple[str, ...]) -> None:
+    jobs = [api.add_job(state="succeeded", result={"echo": "x" * 100_000, "attempt": 1}) for _ in range(20)]
+    line = shlex.join([*PROGRAM, *words, *([str(jobs[0].id)] if words == ("wait",) else [])])
+
+    ran = subprocess.run(
+        ["bash", "-c", f"{line} | head -c 1 > /dev/null"],
+        env=environment(api),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (
+        ran.returncode,
+        ran.stderr.replace(f"to repeat it: vlyard job {jobs[0].id} --repeat cli|yaml|python\n", ""),
+    ) == (0, "")
+
+
+def test_a_wrong_key_and_a_server_that_is_away_are_told_in_words(api: SmallApi) -> None:
+    wrong = run(api, "jobs", VLYARD_API_KEY="vly_wrong")
+    nonsense = run(api, "jobs", VLYARD_URL="nonsense")
+
+    assert (wrong.returncode, wrong.stderr) == (2, "error: The request carries no valid API key.\n")
+    assert (nonsense.returncode, "Traceback" in nonsense.stderr) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("stdin", "said"),
+    [("[" * 100_000, "nested too deeply"), ("kind: noop\n\ttab: 1", "neither JSON nor YAML"), ("", "is no job")],
+)
+def test_what_is_no_specification_at_all_is_refused_in_a_line(api: SmallApi, stdin: str, said: str) -> None:
+    ran = run(api, "submit", "-", stdin=stdin)
+
+    assert (ran.returncode, api.asked) == (2, [])
+    assert said in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_outputs_that_cannot_be_written_are_told_in_a_line(api: SmallApi, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    api.life = [DONE]
+
+    ran = run(api, "noop", "--download", tmp_path / "file" / "out")
+
+    assert (ran.returncode, ran.stderr.splitlines()[-1]) == (2, f"error: {tmp_path / 'file' / 'out'}: Not a directory")
 
 
 # --- the program ----------------------------------------------------------------------------------------------
@@ -297,6 +353,41 @@ def test_every_command_explains_itself() -> None:
     for command in ("submit", "jobs", "job", "wait", "cancel", "upload", "download", "convert"):
         (line,) = (line for line in shown if line.strip("│ ").split()[:1] == [command])
         assert line.strip("│ ").endswith(".")
+
+
+def leaves(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield words, command
+    for name, part in (inner or {}).items():
+        yield from leaves(part, *words, name)
+
+
+def test_every_command_of_the_client_speaks_json() -> None:
+    silent = [
+        words
+        for words, command in leaves(typer.main.get_command(build(["jobs"])))
+        if "--json" not in [name for parameter in command.params for name in parameter.opts]
+    ]
+
+    assert silent == []
+
+
+def test_the_help_lists_the_exit_statuses() -> None:
+    shown = run(None, "jobs", "--help", COLUMNS="300").stdout + run(None, "--help", COLUMNS="300").stdout
+
+    assert all(f"{status} " in shown for status in [0, 1, 2, *STATUS.values(), 130])
+    assert "3 the job failed; 4 the job was cancelled; 5 --timeout passed; 130 Ctrl-C." in shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("vlyard inf", "inference"), ("vlyard jobs --state can", "cancelled"), ("vlyard jobs --kind pre", "prediction")],
+)
+def test_a_shell_completes_commands_kinds_and_states(typed: str, offered: str) -> None:
+    ran = run(None, _VLYARD_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(typed.split()) - 1))
+
+    assert (ran.returncode, ran.stdout.split()) == (0, [offered])
 
 
 def test_an_unknown_job_is_not_found(api: SmallApi) -> None:

@@ -8,29 +8,27 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from inspect import signature
+from typing import get_overloads, get_type_hints
 from uuid import uuid4
 
 import httpx
 import pytest
 
 from tests.language.small_api import KEY, Fault, Reply, SmallApi, problem, serving
-from vlyard import Client, Job, NoopResult, NoopSpec
+from vlyard import Client, Job, NoopResult, NoopSpec, Result, Spec
+from vlyard.client.job_calls import How
 from vlyard.client.patience import retry_after
-from vlyard.client.problems import BY_CODE, error_of
 from vlyard.errors import (
     Cancelled,
     Complaint,
     Conflict,
-    IdempotencyMismatch,
-    InvalidInput,
     JobFailed,
-    NotFound,
-    Unauthenticated,
     Unavailable,
-    UserError,
     VLyardError,
     WaitTimeout,
 )
+from vlyard.jobs.kinds import KINDS
 
 BUSY = Fault(Reply(503, headers={"Retry-After": "1"}))
 DROPPED = Fault(cut_after=10)  # the request was carried out, and its answer is lost half way
@@ -87,6 +85,15 @@ def test_a_run_gives_the_result_as_its_kinds_own_class_and_tells_each_change_onc
 
     assert result == NoopResult(echo="hello", attempt=1)
     assert [job.state for job in seen] == ["queued", "running", "succeeded"]
+
+
+def test_type_checkers_know_which_result_a_specification_brings() -> None:
+    hints = [get_type_hints(each) for each in get_overloads(Client.run)]
+    known = {hint["spec"]: hint["return"] for hint in hints}
+
+    assert known == {Spec: Result} | {kind.spec: kind.result for kind in KINDS.values() if kind.spec in known}
+    assert len(known) > 3
+    assert How.__optional_keys__ == set(signature(Client.run).parameters) - {"self", "spec"}
 
 
 def test_a_result_with_a_field_of_a_younger_server_is_read_without_it(api: SmallApi, client: Client) -> None:
@@ -150,97 +157,6 @@ def test_all_jobs_of_all_pages_are_listed_and_the_filter_goes_with_every_page(ap
 
     assert listed == wanted
     assert [asked.query.get("state") for asked in api.asked] == ["failed"] * 3
-
-
-# --- answers that are errors ----------------------------------------------------------------------------------
-
-
-def test_a_problem_document_becomes_the_error_of_its_code_with_every_complaint(api: SmallApi, client: Client) -> None:
-    entry = {"pointer": "/spec/prompt", "detail": "is empty", "fix": "ask something"}
-    api.faults["POST /v1/jobs"] = [Fault(problem(422, "invalid_input", "The job is not valid.", errors=[entry]))]
-
-    with pytest.raises(InvalidInput) as caught:
-        client.submit(NoopSpec())
-
-    assert caught.value.message == "The job is not valid."
-    assert caught.value.complaints == (Complaint("/spec/prompt", "is empty", "ask something"),)
-
-
-def test_every_code_of_the_error_tree_comes_back_as_its_own_class() -> None:
-    request = httpx.Request("GET", "http://vlyard.test/")
-    for code, kind in BY_CODE.items():
-        said = problem(422, code, "so it is")
-        reply = httpx.Response(said.status, headers=dict(said.headers), content=said.body, request=request)
-        assert type(error_of(reply)) is kind
-    assert BY_CODE["idempotency_mismatch"] is IdempotencyMismatch
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"), [(418, UserError), (500, VLyardError), (501, VLyardError), (502, Unavailable)]
-)
-def test_a_reply_that_is_no_problem_document_is_judged_by_its_status(status: int, kind: type[VLyardError]) -> None:
-    request = httpx.Request("GET", "http://vlyard.test/v1/jobs?secret=1")
-    page = httpx.Response(status, html="<h1>nginx</h1>", request=request)
-    unknown = httpx.Response(status, json={"code": "invented_later", "detail": "so it is"}, request=request)
-
-    assert type(error_of(page)) is kind
-    assert str(error_of(page)).startswith(f"GET http://vlyard.test/v1/jobs answered {status}")
-    assert type(error_of(unknown)) is kind
-    assert str(error_of(unknown)) == "so it is"
-
-
-def test_an_error_of_the_server_names_its_request_for_whoever_reads_the_log(api: SmallApi, client: Client) -> None:
-    api.faults["GET /v1/jobs"] = [Fault(problem(500, "internal", "Something went wrong.", request_id="r-17"))]
-
-    with pytest.raises(VLyardError) as caught:
-        client.job(uuid4())
-
-    assert caught.value.__notes__ == ["request r-17"]
-
-
-def test_a_wrong_key_and_a_job_that_is_not_there_are_errors_of_their_own(api: SmallApi, client: Client) -> None:
-    with Client(api.url, "vly_wrong") as stranger, pytest.raises(Unauthenticated):
-        stranger.job(uuid4())
-    with pytest.raises(NotFound):
-        client.job(uuid4())
-
-
-def test_a_server_that_is_no_vlyard_is_told_apart(api: SmallApi, client: Client) -> None:
-    api.faults["GET /v1/jobs"] = [Fault(Reply(200, b"<h1>It works!</h1>"))]
-
-    with pytest.raises(VLyardError, match=r"/v1/jobs/.* did not answer as VLyard's API does: check the base URL"):
-        client.job(uuid4())
-
-
-@pytest.mark.parametrize(
-    ("url", "key", "said"),
-    [
-        ("", KEY, "VLYARD_URL"),
-        ("vlyard.example.org", KEY, "has to begin with http"),
-        ("ftp://vlyard.example.org", KEY, "has to begin with http"),
-        ("http://vlyard.test:port", KEY, "is not a URL"),
-        ("http://vlyard.test", "", "VLYARD_API_KEY"),
-        ("http://vlyard.test", "a\nb", "copy it again"),
-    ],
-)
-def test_a_client_without_a_usable_url_or_key_is_refused_at_once(url: str, key: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        Client(url, key)
-
-
-def test_an_id_that_is_none_never_becomes_a_path(api: SmallApi, client: Client) -> None:
-    with pytest.raises(InvalidInput, match="is not an id"):
-        client.job("../artefacts")
-
-    assert api.asked == []
-
-
-def test_a_submission_that_cannot_be_right_is_refused_by_field_before_it_is_sent(api: SmallApi, client: Client) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        client.submit(NoopSpec(), pool="Not A Pool", priority=101)
-
-    assert [complaint.where for complaint in caught.value.complaints] == ["/pool", "/priority"]
-    assert api.asked == []
 
 
 # --- trying again ---------------------------------------------------------------------------------------------

@@ -17,11 +17,16 @@ from vlyard.jobs.view import Submission
 
 VALUES: Mapping[Any, str] = {UUID: str(uuid4()), str: "What is there?"}  # for a required field, by its type
 
+ONE_OF_SEVERAL: Mapping[str, dict[str, Any]] = {  # where a specification has to say something in one of several ways
+    "inference": {"image": str(uuid4()), "prompt": "What is there?"}
+}
+
 
 def example(row: Kind) -> dict[str, Any]:
     """The least that a specification of the kind has to say."""
     fields = row.spec.model_fields.items()
-    return {name: VALUES[field.annotation] for name, field in fields if field.is_required() and field.annotation}
+    required = {name: VALUES[field.annotation] for name, field in fields if field.is_required() and field.annotation}
+    return {**required, **ONE_OF_SEVERAL.get(row.name, {})}
 
 
 @pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
@@ -82,9 +87,10 @@ def test_an_unknown_kind_is_refused_and_the_known_ones_are_named() -> None:
 def test_the_inputs_of_a_specification_are_every_artefact_it_names(row: Kind) -> None:
     spec = row.spec.model_validate(example(row))
 
-    named = {getattr(spec, name) for name, field in row.spec.model_fields.items() if field.annotation is UUID}
+    named = {value for _, value in spec if isinstance(value, UUID)}
 
     assert set(spec.inputs()) == named
+    assert {spec.place_of(id) for id in named} == {f"/{name}" for name, value in spec if isinstance(value, UUID)}
 
 
 def test_reading_the_table_imports_no_handler() -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.language.small_api import KEY, SmallApi, serving
+from tests.language.small_api import KEY, Fault, SmallApi, problem, serving
 from tests.language.test_cli import run
 from vlyard.client import Client
 from vlyard.errors import InvalidInput
@@ -80,7 +80,7 @@ def test_a_pipeline_fails_where_a_job_of_it_does_and_says_which(api: SmallApi, p
     ran = run(api, "run", pipeline, "--json")
 
     jobs = [json.loads(line) for line in ran.stdout.splitlines()]
-    assert ran.returncode == 1
+    assert ran.returncode == 3
     assert [job["state"] for job in jobs] == ["failed"] * 3
     assert "3 of 3 jobs did not succeed" in ran.stderr
     assert f"job {jobs[0]['id']}: no such luck" in ran.stderr.replace("\n", " ")
@@ -89,7 +89,8 @@ def test_a_pipeline_fails_where_a_job_of_it_does_and_says_which(api: SmallApi, p
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("jobs: [{spec: {kind: conversion, source: 'file:nowhere.zip'}}]", "there is no such file"),
+        ("jobs: [{spec: {kind: conversion, source: 'file:nowhere.zip'}}]", "there is no file or folder nowhere.zip"),
+        ("jobs: [{spec: {kind: inference, image: 'file:.', prompt: a}}]", "is a folder, and this takes a file"),
         ("jobs: [{spec: {kind: conversion}}]", "source"),
         ("jobs: []", "/jobs"),
         ("- kind: noop", "valid"),
@@ -105,6 +106,39 @@ def test_a_pipeline_that_is_none_is_refused_before_anything_is_sent(
     assert ran.returncode == 2
     assert said in ran.stderr
     assert api.asked == []
+
+
+def test_a_folder_is_uploaded_as_a_tree_where_the_field_takes_one(api: SmallApi, tmp_path: Path) -> None:
+    (tmp_path / "street").mkdir()
+    (tmp_path / "street" / "a.txt").write_text("0 0.5 0.5 0.1 0.1")
+    (tmp_path / "pipeline.yaml").write_text("jobs: [{spec: {kind: conversion, source: 'file:street'}}]")
+    refusal = problem(422, "invalid_input", "That is enough.")
+    api.faults["POST /v1/artefacts:tree"] = [Fault(refusal)]
+
+    ran = run(api, "run", tmp_path / "pipeline.yaml")
+
+    assert (ran.returncode, ran.stderr) == (2, "error: That is enough.\n")
+    tree = posted(api, "/v1/artefacts:tree")
+    assert (tree["name"], [file["path"] for file in tree["files"]]) == ("street", ["a.txt"])
+
+
+def test_a_pipeline_of_one_job_can_be_submitted_and_one_of_several_cannot(api: SmallApi, tmp_path: Path) -> None:
+    one = {"spec": {"kind": "noop"}, "pool": "night", "labels": {"a": "b"}, "priority": 3}
+    (tmp_path / "one.yaml").write_text(json.dumps({"jobs": [one]}))
+    (tmp_path / "two.yaml").write_text(json.dumps({"jobs": [one, one]}))
+
+    ran = run(api, "submit", tmp_path / "one.yaml", "--priority", "5")
+    refused = run(api, "submit", tmp_path / "two.yaml")
+
+    (job,) = api.jobs.values()
+    assert (ran.returncode, job.pool, job.labels, job.priority) == (0, "night", {"a": "b"}, 5)
+    assert (refused.returncode, "run them with: vlyard run" in refused.stderr) == (2, True)
+
+
+def test_a_pipeline_whose_jobs_were_only_cancelled_says_so_by_its_exit_status(api: SmallApi) -> None:
+    api.life = [{"state": "cancelled"}]
+
+    assert run(api, "run", "-", stdin="jobs: [{spec: {kind: noop}}]").returncode == 4
 
 
 def test_a_job_is_retried_and_cloned_with_changes(api: SmallApi) -> None:

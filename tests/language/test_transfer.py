@@ -41,6 +41,16 @@ def test_an_uploaded_file_comes_back_byte_by_byte(api: SmallApi, client: Client,
     assert written.read_bytes() == content
 
 
+def test_an_upload_tells_how_far_it_is(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "street.png").write_bytes(os.urandom(3 << 20))
+    told: list[tuple[int, int]] = []
+
+    client.upload(tmp_path / "street.png", on_progress=lambda there, total: told.append((there, total)))
+
+    assert [there for there, _ in told] == [1 << 20, 2 << 20, 3 << 20, 3 << 20]
+    assert {total for _, total in told} == {3 << 20}
+
+
 def test_an_empty_file_is_a_file_too(client: Client, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
 

@@ -53,7 +53,7 @@ def test_the_objects_shape_is_what_json_writes_and_keeps_class_ids(targets: list
 
 @given(st.lists(targets_anywhere(), min_size=1, max_size=5), st.sampled_from([NATIVE, OBJECTS]))
 def test_what_is_written_is_what_is_read(targets: list[Target], options: ConversionOptions) -> None:
-    read = parse_answer(answer_text(targets, options)).objects
+    read = parse_answer(answer_text(targets, options)).boxed
 
     assert [each.box.to_thousand() for each in read] == [each.box.to_thousand() for each in targets]
     assert [each.label for each in read] == [each.label.replace("\0", "\N{REPLACEMENT CHARACTER}") for each in targets]

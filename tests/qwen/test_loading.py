@@ -1,8 +1,8 @@
 import json
+import math
 import shutil
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vlyard.errors import InvalidInput, OutOfMemory
-from workers.qwen.loading import WarmModels, choose_attention, load_model
+from workers.qwen.demo.architecture import DEMO, build_untrained
+from workers.qwen.loading import LoadedModel, choose_attention, load_model, memory_needed
 from workers.qwen.memory import naming_out_of_memory
 
 FLASH, SDPA = "flash_attention_2", "sdpa"
@@ -18,23 +19,42 @@ AMPERE, TURING = (8, 0), (7, 5)
 
 # fmt: off
 ATTENTION = [
-    ("cuda", torch.bfloat16, AMPERE, True,  FLASH),
-    ("cuda", torch.float16,  AMPERE, True,  FLASH),
-    ("cuda", torch.bfloat16, (9, 0), True,  FLASH),
-    ("cuda", torch.bfloat16, AMPERE, False, SDPA),
-    ("cuda", torch.float32,  AMPERE, True,  SDPA),
-    ("cuda", torch.bfloat16, TURING, True,  SDPA),
-    ("cpu",  torch.bfloat16, (0, 0), True,  SDPA),
-    ("cpu",  torch.float32,  (0, 0), False, SDPA),
+    ("cuda", torch.bfloat16, AMPERE, True,  FLASH, "flash-attn is installed"),
+    ("cuda", torch.float16,  AMPERE, True,  FLASH, "flash-attn is installed"),
+    ("cuda", torch.bfloat16, (9, 0), True,  FLASH, "flash-attn is installed"),
+    ("cuda", torch.bfloat16, AMPERE, False, SDPA,  "flash-attn is not installed"),
+    ("cuda", torch.float32,  AMPERE, True,  SDPA,  "computes in 16 bits, not in float32"),
+    ("cuda", torch.bfloat16, TURING, True,  SDPA,  "needs compute capability 8.0, and the GPU has 7.5"),
+    ("cpu",  torch.bfloat16, (0, 0), True,  SDPA,  "needs CUDA"),
+    ("cpu",  torch.float32,  (0, 0), False, SDPA,  "needs CUDA"),
 ]
 # fmt: on
 
 
-@pytest.mark.parametrize(("device", "dtype", "capability", "installed", "expected"), ATTENTION)
-def test_flash_attention_is_chosen_only_where_it_runs(
-    device: str, dtype: torch.dtype, capability: tuple[int, int], installed: bool, expected: str
+@pytest.mark.parametrize(("device", "dtype", "capability", "installed", "expected", "why"), ATTENTION)
+def test_flash_attention_is_chosen_only_where_it_runs_and_with_its_reason(
+    device: str, dtype: torch.dtype, capability: tuple[int, int], installed: bool, expected: str, why: str
 ) -> None:
-    assert choose_attention(device, dtype, capability, installed) == expected
+    chosen = choose_attention(device, dtype, capability, installed)
+
+    assert chosen.name == expected
+    assert why in chosen.reason
+
+
+def test_a_model_tells_what_was_chosen_for_it_and_why(demo: LoadedModel) -> None:
+    on_cuda = demo.device.type == "cuda"
+
+    assert demo.attention == demo.model.config._attn_implementation
+    assert demo.attention_reason
+    assert demo.dtype == demo.model.dtype == (torch.bfloat16 if on_cuda else torch.float32)
+    assert ("trained in" in demo.dtype_reason) == on_cuda
+    assert (demo.name, demo.revision, demo.notes) == ("demo_model", None, ())
+
+
+def test_the_memory_a_model_needs_is_known_before_it_is_loaded(untrained: Path) -> None:
+    foretold = memory_needed(untrained)
+
+    assert foretold <= load_model(untrained).bytes < 1.01 * foretold
 
 
 @pytest.fixture
@@ -66,20 +86,60 @@ def _cut_weights(folder: Path) -> None:
 
 def _shard_elsewhere(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
-    index = {"weight_map": {"model.visual.pos_embed.weight": "../model.safetensors"}}
+    _write_index(folder, "../model.safetensors")
+
+
+def _write_index(folder: Path, shard: str) -> None:
+    index = {"weight_map": {"model.visual.pos_embed.weight": shard}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
+
+def _pickled_shards(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model-00001-of-00001.bin")
+    _write_index(folder, "pytorch_model-00001-of-00001.bin")
+
+
+def _without_numbers(name: str, value: float) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        tensors[name].view(-1)[-1] = value
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return damage
+
+
+def _edit(name: str, **values: object) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | values))
+
+    return damage
+
+
+def _other_shape(folder: Path) -> None:
+    other = folder.parent / "other"
+    build_untrained(other, 1, replace(DEMO, layers=1, hidden=64))
+    shutil.copyfile(other / "model.safetensors", folder / "model.safetensors")
+
+
+EMBEDDING = "model.language_model.embed_tokens.weight"
 
 # fmt: off
 BREAKS: list[tuple[Callable[[Path], object], str]] = [
     (_other_architecture, "broken/config.json: the model_type is 'llama', not 'qwen3_vl'"),
     (_pickles_only, "only pytorch_model.bin, and a pickle can run code when it is read"),
     (_lost_tensor, "the weights lack 1 tensors, the first is model.visual.pos_embed.weight"),
-    (_cut_weights, "broken: it cannot be loaded"),
+    (_cut_weights, "broken/model.safetensors: it is damaged"),
+    (_other_shape, "broken: it cannot be loaded"),
+    (_without_numbers(EMBEDDING, math.nan), f"broken: the tensor {EMBEDDING} holds NaN or infinity"),
+    (_without_numbers(EMBEDDING, -math.inf), f"broken: the tensor {EMBEDDING} holds NaN or infinity"),
+    (_pickled_shards, "it names 'pytorch_model-00001-of-00001.bin', which is no safetensors file"),
+    (_edit("config.json", quantization_config={"quant_method": "awq"}), "broken: it cannot be loaded"),
     (_shard_elsewhere, "broken/model.safetensors.index.json: there is no file '../model.safetensors'"),
     (lambda folder: (folder / "config.json").write_text("{"), "broken/config.json: it is not JSON"),
     (lambda folder: (folder / "config.json").unlink(), "broken: it has no config.json"),
-    (lambda folder: (folder / "tokenizer.json").unlink(), "it has no tokenizer.json and no vocab.json"),
+    (lambda folder: (folder / "tokenizer.json").unlink(), "it has no tokenizer.json and no vocab.json with merges.txt"),
+    (lambda folder: (folder / "tokenizer_config.json").unlink(), "it has no tokenizer_config.json"),
     (lambda folder: (folder / "tokenizer.json").write_text("{}"), "broken: it cannot be loaded"),
     (lambda folder: (folder / "chat_template.jinja").unlink(), "it has no chat template"),
     (lambda folder: (folder / "processor_config.json").unlink(), "it has no processor_config.json and no"),
@@ -101,30 +161,45 @@ def test_a_checkpoint_that_is_not_right_is_refused_and_named(
     assert said in str(refusal.value)
 
 
-def test_a_model_that_several_threads_ask_for_is_loaded_once(untrained: Path) -> None:
-    models, together = WarmModels(), threading.Barrier(4)
+def test_weights_whose_sum_is_more_than_a_float_holds_are_numbers(broken: Path) -> None:
+    tensors = load_file(broken / "model.safetensors")
+    tensors[EMBEDDING].view(-1)[:4] = torch.finfo(torch.float32).max
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
 
-    def get(_: int) -> tuple[int, bool]:
-        together.wait()
-        loaded, warm = models.get(untrained)
-        return id(loaded), warm
-
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(get, range(4)))
-
-    assert len({model for model, _ in answers}) == 1
-    assert sorted(warm for _, warm in answers) == [False, True, True, True]
+    assert load_model(broken).model.get_input_embeddings().weight.max() > 1e38
 
 
-def test_a_model_that_failed_to_load_is_tried_again(untrained: Path, tmp_path: Path) -> None:
-    models, folder = WarmModels(), tmp_path / "late"
-    with pytest.raises(InvalidInput):
-        models.get(folder)
+def test_a_checkpoint_with_the_files_that_qwen_publishes_is_the_same_model(untrained: Path, broken: Path) -> None:
+    parts = json.loads((broken / "processor_config.json").read_text())
+    of_video = parts["video_processor"]
+    (broken / "preprocessor_config.json").write_text(
+        json.dumps(parts["image_processor"] | {"processor_class": "Qwen3VLProcessor"})
+    )
+    (broken / "video_preprocessor_config.json").write_text(json.dumps(of_video))
+    template = (broken / "chat_template.jinja").read_text()
+    (broken / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    for name in ("processor_config.json", "chat_template.jinja"):
+        (broken / name).unlink()
 
-    shutil.copytree(untrained, folder)
+    ours, theirs = (load_model(folder).processor for folder in (untrained, broken))
 
-    assert models.get(folder)[1] is False
-    assert models.get(folder)[1] is True
+    assert theirs.chat_template == ours.chat_template
+    assert theirs.image_processor.size == ours.image_processor.size
+    assert theirs.video_processor.size == ours.video_processor.size
+    assert type(theirs.image_processor) is type(ours.image_processor)
+
+
+def test_weights_in_several_files_are_read_as_one_model(untrained: Path, broken: Path) -> None:
+    tensors = load_file(broken / "model.safetensors")
+    (broken / "model.safetensors").unlink()
+    shards = {name: f"model-{number % 2 + 1:05}-of-00002.safetensors" for number, name in enumerate(tensors)}
+    for shard in set(shards.values()):
+        save_file({n: tensors[n] for n, at in shards.items() if at == shard}, broken / shard, {"format": "pt"})
+    (broken / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+
+    whole, split = (load_model(folder).model.state_dict() for folder in (untrained, broken))
+
+    assert all(torch.equal(whole[name], split[name]) for name in whole)
 
 
 def test_memory_that_runs_out_is_told_from_other_errors() -> None:

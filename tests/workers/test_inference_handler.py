@@ -1,96 +1,74 @@
 import io
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID
 
 import pytest
 import torch
 from PIL import Image
-from pydantic import ValidationError
 
+from tests.workers.desks import Desk
 from vlyard.demo.shapes import draw_scenes
 from vlyard.errors import Cancelled, InvalidInput, UnreadablePicture
-from vlyard.files import Stored, sha256_of
 from vlyard.formats.box import Box
 from vlyard.jobs.conversion import DEFAULT_PROMPT
-from vlyard.jobs.inference import InferenceResult, InferenceSpec
+from vlyard.jobs.inference import BoxFound, InferenceResult, InferenceSpec
 from vlyard.jobs.kinds import KINDS
-from workers.context import Context
-from workers.inference import WARM, infer, run
+from workers.inference import infer, run
 from workers.qwen.demo.architecture import build_untrained
-from workers.qwen.loading import DEMO_FOLDER, WarmModels
+from workers.qwen.loading import DEMO_FOLDER
 
 torch.set_num_threads(1)
 
-
-@dataclass(frozen=True)
-class FolderStore:
-    """An artefact store that is a folder."""
-
-    folder: Path
-
-    def fetch(self, file: Stored, path: Path) -> None:
-        shutil.copyfile(self.folder / file.key, path)
-
-    def put(self, key: str, path: Path, media_type: str) -> tuple[int, str]:  # noqa: ARG002 - a folder keeps no types
-        target = self.folder / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-        return target.stat().st_size, sha256_of(target)
-
-
-@dataclass(frozen=True)
-class Desk:
-    """Where a test lays a picture down and has it asked about."""
-
-    folder: Path
-
-    def context(self, content: bytes, name: str = "shape.png", check: Callable[[], None] = lambda: None) -> Context:
-        store = FolderStore(self.folder / "store")
-        path = self.folder / name
-        path.write_bytes(content)
-        artefact = uuid4()
-        size, sha256 = store.put(f"given/{artefact}", path, "image/png")
-        given = Stored(artefact, name, "image/png", f"given/{artefact}", size, sha256)
-        scratch = self.folder / "scratch" / str(uuid4())
-        scratch.mkdir(parents=True)
-        return Context(uuid4(), 1, scratch, {given.id: given}, store, "job/1", lambda *_: None, check)
-
-    def spec(self, context: Context, **more: object) -> InferenceSpec:
-        (image,) = context.inputs
-        asked = {"image": image, "prompt": DEFAULT_PROMPT, "do_sample": False, **more}
-        return InferenceSpec.model_validate(asked)
+Case = tuple[InferenceResult, list[bytes]]  # with the drawings
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    own = Desk(tmp_path)
+    yield own
+    own.models.warm.unload()
+
+
+def png(picture: Image.Image, **how: object) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, "PNG", **how)
+    return content.getvalue()
 
 
 @pytest.fixture(scope="module")
-def scene_png(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("picture") / "shape.png"
-    next(draw_scenes(12)).picture.save(path)
-    return path.read_bytes()
+def scene_png() -> bytes:
+    return png(next(draw_scenes(12)).picture)
+
+
+def ask(desk: Desk, image: UUID | None = None, **more: object) -> Case:
+    context = desk.context()
+    spec = InferenceSpec.model_validate({"image": image, "prompt": DEFAULT_PROMPT, "do_sample": False, **more})
+    result = infer(spec, context, desk.models)
+    return result, [desk.store.content(file) for file in context.published]
 
 
 def test_a_picture_becomes_an_answer_with_its_box_and_a_drawing(desk: Desk, scene_png: bytes) -> None:
     scene = next(draw_scenes(12))
-    context = desk.context(scene_png)
 
-    result = run(desk.spec(context), context)
+    result, [drawing] = ask(desk, desk.lay_down(scene_png, "shape.png"))
 
     (found,) = result.objects
+    assert isinstance(found, BoxFound)
+    assert (found.label, found.picture) == (scene.label, 0)
     assert Box.from_thousand(found.bbox_2d).iou(scene.box) > 0.5
     assert found.bbox_pixels == Box.from_thousand(found.bbox_2d).pixels(256, 256)
-    assert (result.width, result.height, result.finish_reason, result.notes) == (256, 256, "stop", ())
-    assert (result.model, result.attention) == ("demo", "sdpa")
-    assert result.generate_seconds > 0
-    (drawing,) = context.published
-    assert (result.artefacts["annotated"], drawing.name) == (drawing.id, "annotated.png")
-    with Image.open(desk.folder / "store" / drawing.key) as annotated:
+    answer = result.answer
+    assert (answer.pictures[0].width, answer.finish_reason, answer.notes) == (256, "stop", ())
+    assert 0 <= answer.waited_seconds <= answer.first_token_seconds
+    assert answer.generate_seconds > 0
+    assert answer.prompt_tokens > answer.picture_tokens == 16
+    assert (result.model.name, result.model.attention, result.model.dtype) == ("demo", "sdpa", "float32")
+    assert result.model.attention_reason
+    assert result.model.dtype_reason
+    assert list(result.artefacts) == ["annotated"]
+    with Image.open(io.BytesIO(drawing)) as annotated:
         assert annotated.size == (256, 256)
         assert annotated.convert("RGB").tobytes() != scene.picture.tobytes()
 
@@ -103,65 +81,123 @@ def test_the_row_of_the_kind_names_this_handler_and_this_result() -> None:
 
 
 def test_the_model_is_loaded_for_the_first_job_and_warm_for_the_second(desk: Desk, scene_png: bytes) -> None:
-    models = WarmModels()
-    results = []
-    for _ in range(2):
-        context = desk.context(scene_png)
-        results.append(infer(desk.spec(context), context, models, None))
+    image = desk.lay_down(scene_png, "shape.png")
 
-    assert [result.warm for result in results] == [False, True]
-    assert results[0].load_seconds > 0
-    assert results[1].load_seconds == 0
-    assert results[0].text == results[1].text
+    (first, _), (second, _) = ask(desk, image), ask(desk, image)
+
+    assert [each.model.warm for each in (first, second)] == [False, True]
+    assert first.model.load_seconds > 0
+    assert second.model.load_seconds == 0
+    assert first.text == second.text
+    assert [each.answer.reused_pictures for each in (first, second)] == [0, 1]
 
 
 def test_a_rotated_photo_is_the_same_picture(desk: Desk, scene_png: bytes) -> None:
-    exif, content = Image.Exif(), io.BytesIO()
+    exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise to be seen upright
-    next(draw_scenes(12)).picture.transpose(Image.Transpose.ROTATE_90).save(content, "PNG", exif=exif)
-    turned, straight = desk.context(content.getvalue(), "turned.png"), desk.context(scene_png)
+    turned = png(next(draw_scenes(12)).picture.transpose(Image.Transpose.ROTATE_90), exif=exif)
 
-    one, two = (run(desk.spec(context), context) for context in (straight, turned))
+    (one, straight), (two, upright) = (
+        ask(desk, desk.lay_down(content, f"{number}.png")) for number, content in enumerate((scene_png, turned))
+    )
 
-    assert (one.text, one.objects, one.width) == (two.text, two.objects, two.width)
-    drawings = [(desk.folder / "store" / context.published[0].key).read_bytes() for context in (straight, turned)]
-    assert drawings[0] == drawings[1]
+    assert (one.text, one.objects, one.answer.pictures) == (two.text, two.objects, two.answer.pictures)
+    assert straight == upright
 
 
 def test_a_picture_without_boxes_in_its_answer_is_drawn_too(desk: Desk, scene_png: bytes) -> None:
-    context = desk.context(scene_png)
+    result, drawings = ask(desk, desk.lay_down(scene_png, "shape.png"), max_new_tokens=2)
 
-    result = run(desk.spec(context, max_new_tokens=2), context)
-
-    assert (result.objects, result.finish_reason) == ((), "length")
-    assert "nothing_found" in result.notes
-    assert "annotated" in result.artefacts
+    assert (result.objects, result.answer.finish_reason, len(drawings)) == ((), "length", 1)
+    assert "nothing_found" in result.answer.notes
 
 
 def test_nothing_is_drawn_where_nothing_is_to_be_drawn(desk: Desk, scene_png: bytes) -> None:
-    context = desk.context(scene_png)
+    result, drawings = ask(desk, desk.lay_down(scene_png, "shape.png"), annotate=False)
 
-    result = run(desk.spec(context, annotate=False), context)
-
-    assert (result.artefacts, context.published) == ({}, [])
+    assert (result.artefacts, drawings) == ({}, [])
 
 
 def test_a_seed_makes_a_sampled_answer_repeatable(desk: Desk, scene_png: bytes) -> None:
-    texts = []
-    for seed in (1, 1, 2, 3):
-        context = desk.context(scene_png)
-        asked = desk.spec(context, do_sample=True, temperature=2.0, top_p=1.0, seed=seed, annotate=False)
-        texts.append(run(asked, context).text)
+    image, how = desk.lay_down(scene_png, "shape.png"), {"do_sample": True, "temperature": 2.0, "top_p": 1.0}
+
+    texts = [ask(desk, image, **how, seed=seed, annotate=False)[0].text for seed in (1, 1, 2, 3)]
 
     assert texts[0] == texts[1]
     assert len(set(texts)) > 1
 
 
-def test_a_truncated_picture_is_refused_and_named(desk: Desk, scene_png: bytes) -> None:
-    context = desk.context(scene_png[: len(scene_png) // 2], "half.png")
+def test_a_stop_text_ends_the_answer_before_it(desk: Desk, scene_png: bytes) -> None:
+    image = desk.lay_down(scene_png, "shape.png")
+    whole, _ = ask(desk, image)
 
+    cut, _ = ask(desk, image, stop=['"label"'])
+
+    assert cut.text == whole.text[: whole.text.index('"label"')]
+    assert cut.answer.finish_reason == "stop"
+
+
+def test_a_pixel_budget_decides_how_closely_a_picture_is_looked_at(desk: Desk, scene_png: bytes) -> None:
+    image = desk.lay_down(scene_png, "shape.png")
+
+    tokens = [
+        ask(desk, image, max_new_tokens=1, **budget)[0].answer.picture_tokens
+        for budget in ({}, {"max_pixels": 64 * 64}, {"min_pixels": 256 * 256, "max_pixels": 256 * 256})
+    ]
+
+    assert tokens == [16, 4, 64]
+
+
+def test_a_system_message_is_part_of_the_question(desk: Desk, scene_png: bytes) -> None:
+    image = desk.lay_down(scene_png, "shape.png")
+
+    plain, told = (ask(desk, image, max_new_tokens=1, **more)[0] for more in ({}, {"system": "Answer in one word."}))
+
+    assert told.answer.prompt_tokens > plain.answer.prompt_tokens
+
+
+def test_each_of_several_pictures_has_its_answer_and_a_broken_one_says_why(desk: Desk) -> None:
+    scenes = list(islice(draw_scenes(5), 3))
+    images = [desk.lay_down(png(scene.picture), f"{at}.png") for at, scene in enumerate(scenes)]
+    broken = desk.lay_down(b"no picture", "broken.png")
+
+    result, drawings = ask(desk, images=[images[0], broken, *images[1:]])
+
+    found = [answer.objects[0] for answer in result.answers]
+    assert [each.label for each in found if isinstance(each, BoxFound)] == [scene.label for scene in scenes]
+    [unanswered] = result.unanswered
+    assert (unanswered.image, unanswered.code) == (broken, "unreadable_picture")
+    assert "broken.png" in unanswered.message
+    assert len(drawings) == 3
+    with pytest.raises(ValueError, match="there are 3 answers"):
+        _ = result.text
+
+
+def test_pictures_that_are_all_broken_fail_the_job_with_the_reason_for_each(desk: Desk) -> None:
+    images = [desk.lay_down(b"no picture", f"{number}.png") for number in range(2)]
+
+    with pytest.raises(UnreadablePicture) as caught:
+        ask(desk, images=images)
+
+    assert ["0.png" in str(caught.value), "1.png" in str(caught.value)] == [True, True]
+
+
+def test_a_truncated_picture_is_refused_and_named(desk: Desk, scene_png: bytes) -> None:
     with pytest.raises(UnreadablePicture, match=r"half\.png: it is damaged"):
-        run(desk.spec(context), context)
+        ask(desk, desk.lay_down(scene_png[: len(scene_png) // 2], "half.png"))
+
+
+def test_a_picture_slimmer_than_any_model_takes_is_refused_by_its_name(desk: Desk) -> None:
+    with pytest.raises(UnreadablePicture, match=r"slim\.png: it is 2100 × 10 pixels"):
+        ask(desk, desk.lay_down(png(Image.new("RGB", (2_100, 10))), "slim.png"))
+
+
+def test_a_directory_is_no_picture(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.png").write_bytes(b"x")
+
+    with pytest.raises(InvalidInput, match="a picture is a file"):
+        ask(desk, desk.lay_down(tmp_path / "folder", "folder"))
 
 
 def test_a_cancelled_job_publishes_nothing(desk: Desk, scene_png: bytes) -> None:
@@ -169,40 +205,40 @@ def test_a_cancelled_job_publishes_nothing(desk: Desk, scene_png: bytes) -> None
 
     def check() -> None:
         calls.append(None)
-        if len(calls) == 10:  # three steps, the start, and then a token each
+        if len(calls) == 12:  # some steps before the start, and then a token each
             raise Cancelled
 
-    context = desk.context(scene_png, check=check)
+    image = desk.lay_down(scene_png, "shape.png")
+    context = desk.context(check)
 
     with pytest.raises(Cancelled):
-        run(desk.spec(context), context)
+        infer(InferenceSpec(image=image, prompt=DEFAULT_PROMPT, do_sample=False), context, desk.models)
 
-    assert (len(calls), context.published) == (10, [])
+    assert (len(calls), context.published) == (12, [])
 
 
 def test_a_model_of_the_workers_folder_is_found_by_its_name(desk: Desk, scene_png: bytes) -> None:
-    models_dir = desk.folder / "models"
-    build_untrained(models_dir / "mine-v1.2", seed=3)
-    context = desk.context(scene_png)
+    build_untrained(desk.folder / "models" / "mine-v1.2", seed=3)
 
-    result = infer(desk.spec(context, model="mine-v1.2", max_new_tokens=4), context, WarmModels(), models_dir)
+    result, _ = ask(desk, desk.lay_down(scene_png, "shape.png"), model="mine-v1.2", max_new_tokens=4)
 
-    assert (result.model, result.completion_tokens) == ("mine-v1.2", 4)
+    assert (result.model.name, result.answer.completion_tokens) == ("mine-v1.2", 4)
+
+
+def test_a_model_may_be_an_artefact(desk: Desk, scene_png: bytes, tmp_path: Path) -> None:
+    build_untrained(tmp_path / "untrained", seed=3)
+    model = desk.lay_down(tmp_path / "untrained", "untrained")
+
+    result, _ = ask(desk, desk.lay_down(scene_png, "shape.png"), model=str(model), max_new_tokens=4)
+
+    assert (result.model.name, result.answer.completion_tokens) == (str(model), 4)
 
 
 def test_a_model_that_is_not_there_is_refused_with_the_names_of_those_that_are(desk: Desk, scene_png: bytes) -> None:
-    models_dir = desk.folder / "models"
-    (models_dir / "other").mkdir(parents=True)
-    context = desk.context(scene_png)
+    (desk.folder / "models" / "other").mkdir()
 
-    with pytest.raises(InvalidInput, match=r"/spec/model: this worker has no model 'mine' \(it has demo, other\)"):
-        infer(desk.spec(context, model="mine"), context, WARM, models_dir)
-
-
-@pytest.mark.parametrize("name", ["..", ".", "../demo", "a/b", "/etc", "", ".hidden", "a\n", "C:\\models"])
-def test_a_models_name_is_never_a_path(name: str) -> None:
-    with pytest.raises(ValidationError, match="model"):
-        InferenceSpec(image=uuid4(), prompt="x", model=name)
+    with pytest.raises(InvalidInput, match=r"/spec/model: this worker has no model 'mine' \(it has demo, other"):
+        ask(desk, desk.lay_down(scene_png, "shape.png"), model="mine")
 
 
 def test_the_demo_model_comes_with_the_package() -> None:

@@ -15,22 +15,32 @@ import typer
 from rich.markup import escape
 
 import vlyard
-from vlyard.cli import convert, dataset, jobs, watch
-from vlyard.errors import Blame, VLyardError
+from vlyard.cli import convert, dataset, doctor, jobs, kinds, pools, teams, watch, webhooks, why
+from vlyard.errors import Blame, Cancelled, JobFailed, VLyardError, WaitTimeout
 
 GROUP = "vlyard.commands"
-OURS, THEIRS, INTERRUPTED = 1, 2, 130  # exit statuses: our fault, the user's (as typer's own), Ctrl-C
+
+# Exit statuses. A bad command line is 2 because typer's own is.
+OURS, THEIRS, INTERRUPTED = 1, 2, 130
+STATUS: Mapping[type[VLyardError], int] = {JobFailed: 3, Cancelled: 4, WaitTimeout: 5}
+_EXITS = (
+    "Exit status: 0 done; 1 VLyard's fault, or it cannot be reached; 2 a bad command line or input; 3 the job failed; "
+    "4 the job was cancelled; 5 --timeout passed; 130 Ctrl-C."
+)
 
 Command = Callable[..., None]
 
 
 def main() -> None:
-    """Run the command line and exit: 0, 2 for the user's fault, 130 after Ctrl-C, 1 for everything else."""
+    """Run the command line and exit, with a status that says how it ended; `docs/commands.md` lists them."""
     try:
         build(sys.argv[1:])(prog_name="vlyard")
     except VLyardError as error:
         _explain(error)
-        sys.exit(THEIRS if error.blame is Blame.USER else OURS)
+        sys.exit(STATUS.get(type(error), THEIRS if error.blame is Blame.USER else OURS))
+    except OSError as error:  # a file that the command line named, and that cannot be read or written
+        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(THEIRS if error.filename else OURS)
     except KeyboardInterrupt:  # before or after the command itself, which typer guards
         sys.exit(INTERRUPTED)
 
@@ -44,19 +54,17 @@ def build(words: Sequence[str]) -> typer.Typer:
         name="vlyard",
         help="From labelled pictures to a tuned, measured, exported Qwen3-VL.",
         no_args_is_help=True,
-        add_completion=False,
+        epilog=_EXITS,
         pretty_exceptions_enable=False,
     )
     app.callback()(_options)
-    jobs.register(app)
-    watch.register(app)
-    convert.register(app)
-    dataset.register(app)
-    if not set(words[:1]) & {"--version", *_names(app)}:
+    for part in (kinds, jobs, watch, why, convert, dataset, pools, teams, webhooks, doctor):
+        part.register(app)
+    if not set(words[:1]) & {"--version", "--show-completion", "--install-completion", *_names(app)}:
         commands, missing = _installed(words[:1])
         for name, command in commands.items():
             app.command(name)(command)
-        app.info.epilog = _offer(missing)
+        app.info.epilog = "\n\n".join(filter(None, (_EXITS, _offer(missing))))
     return app
 
 

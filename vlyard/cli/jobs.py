@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
@@ -16,24 +16,24 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 from rich.table import Table
 
 from vlyard.cli import pipeline
-from vlyard.cli.reading import read_spec
+from vlyard.cli.reading import read_submission
+from vlyard.cli.results import show_result
+from vlyard.cli.sending import transfer
 from vlyard.client import Client
 from vlyard.client.problems import invalid
-from vlyard.client.uploading import Told
 from vlyard.errors import Complaint, InvalidInput
+from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.repeating import Form, repeated
 from vlyard.jobs.state import State
-from vlyard.jobs.view import Artefact, Changes, Job
+from vlyard.jobs.view import Artefact, Changes, Job, Submission
 
 PIPED_WIDTH = 160  # columns where there is no terminal to ask
 STYLES = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.RUNNING: "cyan"}
@@ -50,24 +50,40 @@ def register(app: typer.Typer) -> None:
 
 def submit(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="A JSON or YAML file, or - for standard input.")],
-    pool: Annotated[str, typer.Option(help="The pool of workers that shall run it.")] = "default",
-    priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first among your team's jobs.")] = 0,
+    pool: Annotated[
+        str | None, typer.Option(help="The pool of workers that shall run it, instead of the file's or `default`.")
+    ] = None,
+    priority: Annotated[int | None, typer.Option(help="-100 to 100; higher goes first among your team's jobs.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended; fail if it fails.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job that a file describes: its kind, and the kind's own fields."""
-    wanted = read_spec(spec)
+    wanted = read_submission(spec, {"pool": pool, "priority": priority})
     with Client() as client:
-        submitted = client.submit(wanted, pool=pool, priority=priority)
+        submitted = send_in(client, wanted)
         if wait:
-            _follow(client, submitted.id, None, as_json)
+            follow(client, submitted.id, None, as_json)
         else:
-            _show(submitted, as_json)
+            show(submitted, as_json)
+
+
+def send_in(client: Client, wanted: Submission) -> Job:
+    """Submit what was asked for."""
+    return client.submit(
+        wanted.spec,
+        pool=wanted.pool,
+        priority=wanted.priority,
+        labels=wanted.labels,
+        expires_in=wanted.expires_in,
+        max_runtime=wanted.max_runtime,
+    )
 
 
 def jobs(
     state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Only jobs of this kind.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Only jobs of this kind.", autocompletion=lambda: list(KINDS))
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many to list.")] = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -81,10 +97,21 @@ def jobs(
             _console().print(_listing(found))
 
 
-def job(id: JobId, as_json: AsJson = False) -> None:
+def job(
+    id: JobId,
+    repeat: Annotated[
+        Form | None, typer.Option(help="Print what repeats it instead: a command line, a pipeline, a program.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Show a job: its state, its attempts, its result or error."""
     with Client() as client:
-        _show(client.job(id), as_json)
+        found = client.job(id)
+    if repeat is None:
+        show(found, as_json)
+    else:
+        text = repeated(found, repeat)
+        print(json.dumps({"form": repeat, "text": text}) if as_json else text.rstrip())
 
 
 def wait(
@@ -94,19 +121,19 @@ def wait(
 ) -> None:
     """Wait until a job has ended, and show it; fail if it did."""
     with Client() as client:
-        _follow(client, id, timeout, as_json)
+        follow(client, id, timeout, as_json)
 
 
 def cancel(id: JobId, as_json: AsJson = False) -> None:
     """Ask for a job to be stopped."""
     with Client() as client:
-        _show(client.cancel(id), as_json)
+        show(client.cancel(id), as_json)
 
 
 def retry(id: JobId, as_json: AsJson = False) -> None:
     """Submit an ended job once more, as it was."""
     with Client() as client:
-        _show(client.retry(id), as_json)
+        show(client.retry(id), as_json)
 
 
 def clone(
@@ -119,7 +146,7 @@ def clone(
     """Submit a job once more, with changes."""
     wanted = read_changes(changes or [])
     with Client() as client:
-        _show(client.clone(id, wanted), as_json)
+        show(client.clone(id, wanted), as_json)
 
 
 def read_changes(texts: Iterable[str]) -> Changes:
@@ -160,11 +187,11 @@ def upload(
     as_json: AsJson = False,
 ) -> None:
     """Store a file or a folder as an artefact, and print its id. Run again, it goes on where it was stopped."""
-    with Client() as client, _transfer() as told:
+    with Client() as client, transfer(path.name) as told:
         stored = (
             client.upload_tree(path, name, on_progress=told) if tree else client.upload(path, name, on_progress=told)
         )
-    _show(stored, as_json)
+    show(stored, as_json)
 
 
 def download(
@@ -179,15 +206,6 @@ def download(
     print(json.dumps({"path": str(written)}) if as_json else written)
 
 
-@contextmanager
-def _transfer() -> Iterator[Told]:
-    """A bar that shows how many bytes are there, and goes away at the end."""
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task("", total=None)
-        yield lambda there, total: bars.update(bar, completed=there, total=total)
-
-
 # --- showing --------------------------------------------------------------------------------------------------
 
 
@@ -196,9 +214,38 @@ def _console() -> Console:
     return Console(width=width, markup=False, highlight=False, emoji=False)  # what a job says is text, not markup
 
 
-def _follow(client: Client, id: UUID, timeout: float | None, as_json: bool) -> None:
+def follow(client: Client, id: UUID, timeout: float | None, as_json: bool, *, result_only: bool = False) -> Job:
+    """Wait for a job's end with its progress on stderr, show it or what it brought, and raise where it failed."""
+    with goes_on(id), _drawing() as draw:
+        ended = client.wait(id, timeout=timeout, on_progress=draw)
+    if as_json or not (result_only and ended.state is State.SUCCEEDED):
+        show(ended, as_json)
+    result = client.result(ended)  # a job that failed fails the command
+    if result_only and not as_json:
+        show_result(result, _console())
+    if not as_json:
+        said = f"to repeat it: vlyard job {id} --repeat cli|yaml|python"
+        Console(stderr=True, highlight=False).print(said, style="dim", markup=False, soft_wrap=True)
+    return ended
+
+
+@contextmanager
+def goes_on(id: UUID) -> Iterator[None]:
+    """Says after Ctrl-C that the job goes on, and how to look at it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        said = f"job {id} goes on: `vlyard watch {id}` follows it, `vlyard cancel {id}` stops it"
+        print(f"\n{said}", file=sys.stderr)
+        raise
+
+
+@contextmanager
+def _drawing() -> Iterator[Callable[[Job], None]]:
+    """How far a job is, as a bar on stderr where somebody looks at it."""
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task("", total=None)
 
         def draw(now: Job) -> None:
@@ -206,9 +253,7 @@ def _follow(client: Client, id: UUID, timeout: float | None, as_json: bool) -> N
             text = f"{now.state} {now.progress.text if now.progress else ''}".rstrip()
             bars.update(bar, description=text, total=None if done is None else 1.0, completed=done or 0.0)
 
-        ended = client.wait(id, timeout=timeout, on_progress=draw)
-    _show(ended, as_json)
-    client.result(ended)  # a job that failed fails the command
+        yield draw
 
 
 def _listing(found: Iterable[Job]) -> Table:
@@ -221,7 +266,8 @@ def _listing(found: Iterable[Job]) -> Table:
     return table
 
 
-def _show(thing: Job | Artefact, as_json: bool) -> None:
+def show(thing: Job | Artefact, as_json: bool) -> None:
+    """Print a job or an artefact."""
     if as_json:
         print(thing.model_dump_json(indent=2))
         return

@@ -13,9 +13,10 @@ from rich.live import Live
 from rich.table import Table
 
 from vlyard.cli.reading import read
+from vlyard.cli.sending import located, refuse_folders, uploaded
 from vlyard.client import Client
 from vlyard.client.problems import invalid
-from vlyard.errors import Complaint, InvalidInput, JobFailed
+from vlyard.errors import Cancelled, Complaint, JobFailed
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Batch, Entry, Job
 
@@ -33,14 +34,18 @@ def run(
     data, where = read(pipeline)
     texts: dict[str, str] = {}
     marked = _checked(_each_text(data, lambda text: _mark(text, texts)), where)
-    inputs = {str(input) for entry in marked.jobs for input in entry.spec.inputs()}
     folder = Path() if pipeline == "-" else Path(pipeline).parent
-    files = {mark: _file(folder, text, where) for mark, text in texts.items() if mark in inputs}
+    files = _files(marked, texts, folder, where)
     with Client() as client:
-        uploaded = {path: str(client.upload(path).id) for path in sorted(set(files.values()))}
-        meant = texts | {mark: uploaded[path] for mark, path in files.items()}
+        ids = uploaded(client, sorted(set(files.values())))
+        meant = texts | {mark: str(ids[path]) for mark, path in files.items()}
         batch = _checked(_each_text(marked.model_dump(mode="json"), lambda text: meant.get(text, text)), where)
-        ended = _follow(client, batch.jobs, client.submit_many(batch.jobs))
+        submitted = client.submit_many(batch.jobs)
+        try:
+            ended = _follow(client, batch.jobs, submitted)
+        except KeyboardInterrupt:
+            print("\nthe jobs go on: `vlyard jobs` lists them, `vlyard watch ID` follows one", file=sys.stderr)
+            raise
     if as_json:
         for job in ended:
             print(job.model_dump_json())
@@ -74,12 +79,16 @@ def _mark(text: str, texts: dict[str, str]) -> str:
     return mark
 
 
-def _file(folder: Path, text: str, where: str) -> Path:
-    path = folder / text.removeprefix(FILE)
-    if not path.is_file():
-        complaint = Complaint(text, "there is no such file", f"paths are relative to the folder of {where}")
-        raise InvalidInput(f"{where} is not valid", [complaint])
-    return path
+def _files(marked: Batch, texts: Mapping[str, str], folder: Path, where: str) -> Mapping[str, Path]:
+    """The files and folders that stand where artefacts are taken, by their marks."""
+    fix = f"paths are relative to the folder of {where}"
+    files: dict[str, Path] = {}
+    for entry in marked.jobs:
+        named = {id: texts[str(id)] for id in entry.spec.inputs() if str(id) in texts}
+        paths = {id: located(text.removeprefix(FILE), text, folder, fix) for id, text in named.items()}
+        refuse_folders(entry.spec, {id: (paths[id], text) for id, text in named.items()})
+        files |= {str(id): path for id, path in paths.items()}
+    return files
 
 
 def _follow(client: Client, entries: Sequence[Entry], jobs: Sequence[Job]) -> Sequence[Job]:
@@ -112,5 +121,6 @@ def _console(*, stderr: bool) -> Console:
 def _fail_if_any_did(ended: Sequence[Job]) -> None:
     bad = [job for job in ended if job.state is not State.SUCCEEDED]
     if bad:
+        kind = Cancelled if all(job.state is State.CANCELLED for job in bad) else JobFailed
         said = [Complaint(f"job {job.id}", job.error.message if job.error else f"it is {job.state}") for job in bad]
-        raise JobFailed(f"{len(bad)} of {len(ended)} jobs did not succeed", said)
+        raise kind(f"{len(bad)} of {len(ended)} jobs did not succeed", said)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +13,51 @@ from vlyard.client.problems import invalid
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.spec import Spec
+from vlyard.jobs.view import Batch, Submission
 
 
-def read_spec(source: str) -> Spec:
-    """Read a job's specification from a JSON or YAML file, or from standard input where `source` is "-".
+def read_submission(source: str, given: Mapping[str, object]) -> Submission:
+    """Read a job to submit from a JSON or YAML file, or from standard input where `source` is "-".
 
-    Raises `InvalidInput` that names the file and the line or the field.
+    The file holds its kind and the kind's own fields, or a pipeline of this one job. What is given, and not None,
+    goes before the file. Raises `InvalidInput` that names the file and the line or the field.
     """
     data, where = read(source)
+    facts = {name: value for name, value in given.items() if value is not None}
+    try:
+        if not (isinstance(data, dict) and "jobs" in data):
+            return Submission.model_validate({"spec": _spec(data, where), **facts})
+        entries = Batch.model_validate(data).jobs
+        if len(entries) == 1:
+            return Submission.model_validate(entries[0].model_dump(exclude={"name"}) | facts)
+    except ValidationError as error:
+        raise invalid(error, where) from error
+    complaint = Complaint("/jobs", f"these are {len(entries)} jobs", f"run them with: vlyard run {source}")
+    raise InvalidInput(f"{where} is no single job", [complaint])
+
+
+def _spec(data: object, where: str) -> Spec:
     if not isinstance(data, dict):
         raise InvalidInput(f"{where} is no job: it has to be a mapping with `kind` and the kind's fields")
     row = KINDS.get(str(data.get("kind")))
     if row is None:
         complaint = Complaint("/kind", f"there is no kind {data.get('kind')!r}", f"kinds are {', '.join(KINDS)}")
         raise InvalidInput(f"{where} is not valid", [complaint])
-    try:
-        return row.spec.model_validate(data)
-    except ValidationError as error:
-        raise invalid(error, where) from error
+    return row.spec.model_validate(data)
 
 
 def read(source: str) -> tuple[Any, str]:
     """What a JSON or YAML file holds, and what to call the file; "-" is standard input."""
     where = "standard input" if source == "-" else source
-    return _parsed(_text(source, where), where), where
+    try:
+        return _parsed(_text(source, where), where), where
+    except RecursionError as error:
+        raise InvalidInput(f"{where} is nested too deeply to be read") from error
 
 
 def _text(source: str, where: str) -> str:
+    if source == "-" and sys.stdin is None:
+        raise InvalidInput("standard input is closed: name a file instead of -")
     try:
         return sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
     except OSError as error:

@@ -1,5 +1,6 @@
 """The commands that follow a job while it runs: watch, logs."""
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from vlyard.cli.jobs import AsJson, JobId
+from vlyard.cli.jobs import AsJson, JobId, goes_on
 from vlyard.client import Client
 from vlyard.jobs.events import Event
 from vlyard.jobs.view import Failure, Progress
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def watch(id: JobId, as_json: AsJson = False) -> None:
     """Follow a job to its end, as it happens; fail if it fails. With --json, one event a line."""
     with Client() as client:
-        with _screen() as bars:
+        with goes_on(id), _screen() as bars:
             for event in client.events(id):
                 if as_json:
                     print(event.model_dump_json(), flush=True)
@@ -45,11 +46,15 @@ def logs(
         int | None, typer.Option(min=1, help="The attempt's number; the newest one's if not given.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the attempt has ended.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print what a job's handler said."""
+    """Print what a job's handler said. With --json, one piece of whole lines a line."""
     with Client() as client:
         for text in client.log(id, attempt, follow=follow):
-            print(text, end="", flush=True)
+            if as_json:
+                print(json.dumps({"text": text}, ensure_ascii=False), flush=True)
+            else:
+                print(text, end="", flush=True)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import httpx
 
 from vlyard.client.patience import FIRST_PAUSE
 from vlyard.client.problems import shown
+from vlyard.errors import Unavailable
 from vlyard.jobs.events import DONE
 
 SILENCE = 45.0  # seconds: three of the API's heartbeats, after which a connection counts as lost
@@ -39,6 +40,8 @@ def follow_stream(connect: Callable[[int], httpx.Response], after: int) -> Itera
                     yield message
         except httpx.TransportError as error:
             _log.warning("%s broke off: %s; going on after %d", shown(reply.url), error or type(error).__name__, after)
+        except httpx.HTTPError as error:
+            raise Unavailable(f"{shown(reply.url)} cannot be read: {error}") from error
         finally:
             reply.close()
         time.sleep(FIRST_PAUSE)  # a server that ends streams early is not run over

@@ -6,6 +6,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from vlyard.errors import Complaint, InvalidInput, Unavailable, UserError, VLyardError
+from vlyard.problems import without_tags
 
 GATEWAY_TROUBLE = frozenset({502, 503, 504})
 
@@ -80,5 +81,5 @@ def shown(url: httpx.URL) -> str:
 def invalid(error: ValidationError, what: str) -> InvalidInput:
     """What pydantic says about a value, in our words: one complaint for each fault, by JSON pointer."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
-    complaints = [Complaint("/" + "/".join(map(str, fault["loc"])), fault["msg"]) for fault in faults]
+    complaints = [Complaint("/" + "/".join(map(str, without_tags(fault["loc"]))), fault["msg"]) for fault in faults]
     return InvalidInput(f"{what} is not valid", complaints)

@@ -1,18 +1,16 @@
 """Files on their way to and from presigned URLs: streamed, checked, never half there. Knows no API and no key."""
 
-import errno
 import hashlib
 import mimetypes
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import httpx
 
-from vlyard.client.patience import PASSING, connection_trouble, refused
-from vlyard.errors import Complaint, DiskFull, InvalidInput, Unavailable
+from vlyard.client.partial import Partial, partial_of
+from vlyard.client.patience import PASSING, TryAgain, connection_trouble, refused
+from vlyard.errors import Complaint, InvalidInput, Unavailable
 from vlyard.jobs.view import Piece, Upload
 
 CHUNK = 1 << 20  # bytes
@@ -20,7 +18,12 @@ STALLED = httpx.Timeout(60.0, connect=10.0)  # seconds without a byte, not for t
 TRIES = 5
 # S3 asks for another try after 500 InternalError too: docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 PASSING_IN_S3 = PASSING | {500}
+Told = Callable[[int, int], object]  # bytes that are there, bytes altogether
 _COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+
+
+def untold(_there: int, _total: int) -> None:
+    """For who does not want to be told how far a transfer is."""
 
 
 @dataclass(frozen=True)
@@ -59,85 +62,85 @@ def send(
     *,
     offset: int = 0,
     stopped: Callable[[], bool] = lambda: False,
+    told: Told = untold,
 ) -> None:
     """One try at sending exactly `length` bytes of a file, from `offset` on, with exactly the headers that were signed.
 
-    Raises `InvalidInput` where the file is shorter by now, `Unavailable` where it was stopped, and `TryAgain` where a
-    new try can help.
+    `told` hears of the bytes that have left, and `length`. Raises `InvalidInput` where the file is shorter by now,
+    `Unavailable` where it was stopped, and `TryAgain` where a new try can help.
     """
     headers = {**target.headers, "Content-Length": str(length)}
-    content = _pieces(path, offset, length, stopped)
+    content = _pieces(path, offset, length, stopped, told)
     with connection_trouble(target.method, httpx.URL(target.url)):
         reply = http.request(target.method, target.url, content=content, headers=headers, timeout=STALLED)
     if not reply.is_success:
         raise refused(reply, PASSING_IN_S3)
 
 
-def _pieces(path: Path, offset: int, length: int, stopped: Callable[[], bool]) -> Iterator[bytes]:
+def _pieces(path: Path, offset: int, length: int, stopped: Callable[[], bool], told: Told) -> Iterator[bytes]:
+    left = length
     with path.open("rb") as file:
         file.seek(offset)
-        while piece := file.read(min(CHUNK, length)):
+        while piece := file.read(min(CHUNK, left)):
             if stopped():
                 raise Unavailable(f"the upload of {path} was stopped")
-            length -= len(piece)
+            left -= len(piece)
             yield piece
-    if length:
+            told(length - left, length)
+    if left:
         complaint = Complaint(str(path), "the file became shorter meanwhile", "upload it again")
         raise InvalidInput("the upload was stopped", [complaint])
 
 
-def receive(http: httpx.Client, url: str, target: Path, expected: Fingerprint, named: str) -> Path:
+def receive(
+    http: httpx.Client, url: str, target: Path, expected: Fingerprint, named: str, *, told: Told = untold
+) -> Path:
     """One try at fetching what a URL serves into the file `target`, which appears whole or not at all.
 
-    The bytes go to a file beside it, which takes its place once length and SHA-256 are right. Raises `InvalidInput`
-    where the bytes are not the expected ones or the file cannot be written, `DiskFull`, and `TryAgain` where a new try
-    can help. `named` is what messages call it.
+    The bytes go to a file beside it, which takes its place once length and SHA-256 are right. What came before a
+    connection was lost waits there, and the next try goes on from it. Raises `InvalidInput` where the bytes are not
+    the expected ones or the file cannot be written, `DiskFull`, and `TryAgain` where a new try can help. `named` is
+    what messages call it; `told` hears of the bytes that are there, and all.
     """
-    with appearing(target) as partial:
-        found = _stream(http, url, partial)
-        if found != expected:
-            raise InvalidInput(
-                f"the content of {named} was altered: its record says {expected.bytes} bytes with SHA-256 "
-                f"{expected.sha256}, and {found.bytes} bytes with {found.sha256} came. Nothing was kept."
-            )
-    return target
+    with partial_of(target, expected.sha256) as partial:
+        waited = partial.bytes
+        if not waited or waited != expected.bytes:
+            _fetch(http, url, partial, expected, told)
+        found = Fingerprint(partial.bytes, partial.sha256)
+        if found == expected:
+            partial.settle(target)
+            return target
+        partial.clear()
+        altered = InvalidInput(
+            f"the content of {named} was altered: its record says {expected.bytes} bytes with SHA-256 "
+            f"{expected.sha256}, and {found.bytes} bytes with {found.sha256} came. Nothing was kept."
+        )
+        raise TryAgain(altered) if waited else altered  # what waited there may be at fault, and the content right
 
 
-@contextmanager
-def appearing(target: Path) -> Iterator[Path]:
-    """A file to write, beside `target`, which takes its place at the end, or goes away where something is raised."""
-    partial = target.with_name(f".vlyard-{uuid4().hex}.part")
-    try:
-        yield partial
-        partial.replace(target)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DiskFull(f"the disk is full: there is no room for {target}") from error
-        raise InvalidInput("the file cannot be written", [Complaint(str(target), str(error.strerror))]) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _stream(http: httpx.Client, url: str, path: Path) -> Fingerprint:
+def _fetch(http: httpx.Client, url: str, partial: Partial, expected: Fingerprint, told: Told) -> None:
+    """Fetch what is not there yet, or all of it where the server does not serve parts."""
     headers = {"Accept-Encoding": "identity"}  # the bytes as they are stored
+    if 0 < partial.bytes < expected.bytes:
+        headers["Range"] = f"bytes={partial.bytes}-"
     with (
         connection_trouble("GET", httpx.URL(url)),
         http.stream("GET", url, headers=headers, timeout=STALLED, follow_redirects=True) as reply,
     ):
-        return keep(reply, path, PASSING_IN_S3)
+        goes_on = reply.headers.get("Content-Range", "").startswith(f"bytes {partial.bytes}-")
+        if not (reply.status_code == httpx.codes.PARTIAL_CONTENT and goes_on):
+            partial.clear()
+        keep(reply, partial, expected.bytes, told, PASSING_IN_S3)
 
 
-def keep(reply: httpx.Response, path: Path, passing: frozenset[int] = PASSING) -> Fingerprint:
-    """Write a streamed reply into a new file; raises what a reply that is no success stands for."""
+def keep(reply: httpx.Response, partial: Partial, total: int, told: Told, passing: frozenset[int] = PASSING) -> None:
+    """Add a streamed reply to what is there; raises what a reply that is no success stands for."""
     if not reply.is_success:
         reply.read()
         raise refused(reply, passing)
-    digest = hashlib.sha256()
-    with path.open("xb") as file:
-        for piece in reply.iter_raw(CHUNK):
-            digest.update(piece)
-            file.write(piece)
-        return Fingerprint(file.tell(), digest.hexdigest())
+    for piece in reply.iter_raw():  # as it comes: larger pieces would be lost with the connection
+        partial.write(piece)
+        told(partial.bytes, total)
 
 
 def place(path: Path, name: str) -> Path:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from vlyard.client import transfer
 from vlyard.client.patience import Patience, persist
 from vlyard.client.problems import invalid
+from vlyard.client.transfer import Told
 from vlyard.client.wire import Wire
 from vlyard.errors import InvalidInput, UserError, VLyardError
 from vlyard.jobs.view import Artefact, Missing, NewArtefact, NewTree, Piece
@@ -29,12 +31,7 @@ CHECKING, CHECKED_A_SECOND = 300.0, 50e6  # seconds and bytes a second that it m
 CHECKING_A_FILE = 0.05  # seconds, of a tree
 _LIFE_USED = 0.8  # of a link's life, after which no transfer begins with it
 
-Told = Callable[[int, int], object]  # bytes that are there, bytes altogether
 N = TypeVar("N", bound=BaseModel)
-
-
-def untold(_there: int, _total: int) -> None:
-    """For who does not want to be told how far an upload is."""
 
 
 def upload_file(wire: Wire, path: Path, name: str | None, media_type: str | None, told: Told) -> Artefact:
@@ -47,7 +44,8 @@ def upload_file(wire: Wire, path: Path, name: str | None, media_type: str | None
     target = artefact.upload
     if target is None:
         return _finish(wire, artefact, lambda _: path, told, _patience([found.bytes]))
-    persist(lambda _: transfer.send(wire.http, target, path, found.bytes), Patience(tries=transfer.TRIES))
+    send = partial(transfer.send, wire.http, target, path, found.bytes, told=told)
+    persist(lambda _: send(), Patience(tries=transfer.TRIES))
     told(found.bytes, found.bytes)
     return _complete(wire, artefact, _patience([found.bytes]))
 
@@ -117,6 +115,7 @@ class _Sending:
         self._told = told
         self._total = total
         self._there = there
+        self._under_way: dict[str, int] = {}  # bytes that have left, of the pieces that have not arrived, by their URLs
         self._refusal: UserError | None = None
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -135,20 +134,26 @@ class _Sending:
     def _send(self, piece: Piece, until: float) -> None:
         if time.monotonic() > until or self._stopped.is_set():
             return
-        path, stopped = self._place(piece), self._stopped.is_set
+        send = partial(transfer.send, self._http, piece, self._place(piece), piece.bytes, offset=piece.offset)
         try:
             persist(
-                lambda _: transfer.send(self._http, piece, path, piece.bytes, offset=piece.offset, stopped=stopped),
+                lambda _: send(stopped=self._stopped.is_set, told=lambda left, _total: self._tell(piece, left=left)),
                 Patience(tries=transfer.TRIES),
             )
         except InvalidInput:
             raise
         except UserError as refusal:
             self._refusal = refusal
+            self._tell(piece)
             return
+        self._tell(piece, arrived=piece.bytes)
+
+    def _tell(self, piece: Piece, *, left: int = 0, arrived: int = 0) -> None:
+        """Tell how far the upload is, now that so many bytes of the piece have left, or have arrived."""
         with self._lock:
-            self._there += piece.bytes
-            self._told(self._there, self._total)
+            self._there += arrived
+            self._under_way[piece.url] = left
+            self._told(self._there + sum(self._under_way.values()), self._total)
 
 
 def _longest_first(pieces: Sequence[Piece]) -> Sequence[Piece]:

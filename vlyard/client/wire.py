@@ -1,6 +1,6 @@
-"""What a transfer needs of the client: its calls, and its connections for what is no call."""
+"""What the client's parts need of each other: its calls, its connections, and a transport that needs no network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -19,7 +19,7 @@ class Call(Protocol):
         method: str,
         path: str,
         *,
-        params: dict[str, str] | None = None,
+        params: Mapping[str, str | list[str]] | None = None,
         body: BaseModel | None = None,
         patience: float = 0.0,
     ) -> V: ...
@@ -32,3 +32,10 @@ class Wire:
     http: httpx.Client
     call: Call
     headers: Callable[[str, str | None], dict[str, str]]  # of a request by its method and Idempotency-Key
+
+
+class SelfContained(httpx.BaseTransport):
+    """A transport that is the API itself: a client that has it needs neither a URL nor a key."""
+
+    url: str
+    key: str

@@ -38,7 +38,7 @@ class Sample:
 
     def boxes(self) -> Sequence[tuple[Box, str]]:
         """The answer's boxes with their labels; a point is a small box around it."""
-        found = [(each.box, each.label) for each in parse_answer(self.answer).objects]
+        found = [(each.box, each.label) for each in parse_answer(self.answer).boxed]
         return found or list(_points(self.answer))
 
 

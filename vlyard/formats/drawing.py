@@ -1,4 +1,4 @@
-"""Drawing boxes on pictures, for people to look at. It knows no label format and no model."""
+"""Drawing boxes and points on pictures, for people to look at. It knows no label format and no model."""
 
 import colorsys
 import zlib
@@ -7,29 +7,65 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from vlyard.formats.box import Box
+from vlyard.jobs.inference import ElementFound, Found, LineFound, PointFound
 
 Colour = tuple[int, int, int]
+Point = tuple[float, float]  # x and y in 0..1000 of the displayed picture
 _CELL = 320  # the side of one picture on a contact sheet, in pixels
 _GAP = 8
 _BACKGROUND = (32, 32, 32)
 
 
-def draw_boxes(picture: Image.Image, boxes: Sequence[tuple[Box, str]]) -> Image.Image:
-    """A copy of the picture, as RGB, with every box in its label's colour and the label on a filled strip.
+def draw_answer(picture: Image.Image, objects: Sequence[Found]) -> Image.Image:
+    """A copy of the picture, as RGB, with everything that an answer found in it; `objects` are those of this picture.
 
-    A label has the same colour in every picture. Lines and letters grow with the picture.
+    A line of text stands with what it says, a part of a document with its tag.
+    """
+    return draw_boxes(picture, [_mark(each) for each in objects])
+
+
+def _mark(each: Found) -> tuple[Box | Point, str]:
+    if isinstance(each, PointFound):
+        return each.point_2d, each.label
+    box = Box.from_thousand(each.bbox_2d)
+    if isinstance(each, LineFound):
+        return box, each.text
+    return box, each.tag if isinstance(each, ElementFound) else each.label
+
+
+def draw_boxes(picture: Image.Image, boxes: Sequence[tuple[Box | Point, str]]) -> Image.Image:
+    """A copy of the picture, as RGB, with every box or point in its label's colour and the label on a filled strip.
+
+    A label has the same colour in every picture, and never leaves it: it is shortened where there is little room, and
+    left out where there is none. Lines and letters grow with the picture.
     """
     drawn = picture.convert("RGB") if picture.mode != "RGB" else picture.copy()
     pen = ImageDraw.Draw(drawn)
     line = max(2, round(min(drawn.size) / 240))
-    edges = [(box.clamped().pixels(*drawn.size), label) for box, label in boxes]
-    for (left, top, right, bottom), label in edges:
-        corners = (left, top, max(right - 1, left), max(bottom - 1, top))
-        pen.rectangle(corners, outline=colour_of(label), width=line)
-    for (left, top, _, _), label in edges:  # after all frames, so that none crosses a label
+    places = [(_corner_pixels(place, drawn.size), isinstance(place, Box), label) for place, label in boxes]
+    for corners, is_box, label in places:
+        if is_box:
+            pen.rectangle(corners, outline=colour_of(label), width=line)
+        else:
+            _draw_dot(pen, corners[:2], colour_of(label), line)
+    for corners, _, label in places:  # after all frames, so that none crosses a label
         if label:
-            _draw_label(pen, label, (left, top), drawn.size)
+            _draw_label(pen, label, corners[:2], drawn.size)
     return drawn
+
+
+def _corner_pixels(place: Box | Point, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The first and the last pixel of a place, inside the picture."""
+    box = place if isinstance(place, Box) else Box.from_thousand((*place, *place))
+    left, top, right, bottom = box.clamped().pixels(*size)
+    left, top = min(left, size[0] - 1), min(top, size[1] - 1)
+    return left, top, max(right - 1, left), max(bottom - 1, top)
+
+
+def _draw_dot(pen: ImageDraw.ImageDraw, centre: tuple[float, float], colour: Colour, line: int) -> None:
+    x, y = centre
+    for radius, fill in ((2 * line, (255, 255, 255)), (1.5 * line, colour)):  # a white rim shows on any ground
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
 
 
 def contact_sheet(
@@ -78,16 +114,29 @@ def colour_of(label: str) -> Colour:
 
 def _draw_label(pen: ImageDraw.ImageDraw, label: str, corner: tuple[float, float], size: tuple[int, int]) -> None:
     font = ImageFont.load_default(size=max(11, round(min(size) / 36)))
-    text = printable(label, font)
+    text = _fitting(printable(label, font), font, size[0] - 7)
+    if not text:
+        return
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 6
+    if height >= size[1]:
+        return
     # Above the box where there is room, else inside it, and never beyond the picture's edge.
-    x = max(0.0, min(corner[0], size[0] - width))
-    y = corner[1] - height if corner[1] >= height else max(0.0, min(corner[1], size[1] - height))
+    x = max(0.0, min(corner[0], size[0] - 1 - width))
+    y = corner[1] - height if corner[1] >= height else max(0.0, min(corner[1], size[1] - 1 - height))
     red, green, blue = colour = colour_of(label)
     pen.rectangle((x, y, x + width, y + height), fill=colour)
     ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
     pen.text((x + 3 - left, y + 3 - top), text, font=font, fill=ink)
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """As much of the text as has room; nothing where that is not even a letter."""
+    if font.getlength(text) <= width:
+        return text
+    more = "…" if isinstance(font, ImageFont.FreeTypeFont) else "."  # Pillow's bitmap font knows no ellipsis
+    cut = (text[:end].rstrip() + more for end in range(len(text) - 1, 0, -1))
+    return next((each for each in cut if font.getlength(each) <= width), "")
 
 
 def printable(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

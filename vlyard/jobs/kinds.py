@@ -12,6 +12,7 @@ from enum import StrEnum
 from vlyard.jobs.conversion import ConversionResult, ConversionSpec
 from vlyard.jobs.inference import InferenceResult, InferenceSpec
 from vlyard.jobs.noop import NoopResult, NoopSpec
+from vlyard.jobs.prediction import PredictionResult, PredictionSpec
 from vlyard.jobs.spec import Result, Spec
 
 
@@ -37,7 +38,8 @@ class Kind:
     time_limit: timedelta
     max_attempts: int
     isolation: Isolation
-    bundle: int = 1  # how many of them may travel in one message and run one after the other: for short jobs
+    bundle: int = 1  # how many of them may travel in one message, on one slot: for short jobs
+    together: bool = False  # whether they run at the same time, not one after the other: for what a batch makes faster
     admin_only: bool = False
 
 
@@ -48,7 +50,9 @@ _ROWS = (
     Kind("conversion", ConversionSpec, ConversionResult, Device.CPU, "workers.conversion:run",
          time_limit=6 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS),
     Kind("inference", InferenceSpec, InferenceResult, Device.GPU, "workers.inference:run",
-         time_limit=_HOUR / 6, max_attempts=3, isolation=Isolation.THREAD, bundle=32),
+         time_limit=_HOUR / 6, max_attempts=3, isolation=Isolation.THREAD, bundle=32, together=True),
+    Kind("prediction", PredictionSpec, PredictionResult, Device.GPU, "workers.prediction:run",
+         time_limit=24 * _HOUR, max_attempts=3, isolation=Isolation.THREAD),
     Kind("noop", NoopSpec, NoopResult, Device.CPU, "workers.noop:run",
          time_limit=_HOUR, max_attempts=3, isolation=Isolation.THREAD, bundle=32, admin_only=True),
 )

@@ -1,7 +1,7 @@
 """What every job's specification and result have in common, and how one job names another one's output."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Self
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -88,13 +88,25 @@ class Spec(BaseModel):
         """Those of its inputs that may be directories."""
         return ()
 
+    def split_up(self) -> Sequence["Spec"]:
+        """The jobs that share the work; none where one job does it."""
+        return ()
+
+    def gathering(self, jobs: Sequence[UUID]) -> "Spec":  # noqa: ARG002
+        """What is left to do once those jobs, made of `split_up`, have done their share."""
+        return self
+
     def references(self) -> Iterator[tuple[str, Reference]]:
         """Every field that names another job's output, by its JSON pointer."""
-        return _references(self, "")
+        return ((pointer, id) for pointer, id in _ids(self, "") if isinstance(id, Reference))
+
+    def place_of(self, artefact: UUID) -> str:
+        """The JSON pointer of the first field that names the artefact; empty where none does as an id of its own."""
+        return next((pointer for pointer, id in _ids(self, "") if id == artefact), "")
 
 
-def _references(value: object, pointer: str) -> Iterator[tuple[str, Reference]]:
-    if isinstance(value, Reference):
+def _ids(value: object, pointer: str) -> Iterator[tuple[str, UUID]]:
+    if isinstance(value, UUID):
         yield pointer, value
         return
     steps: Any = ()
@@ -105,7 +117,7 @@ def _references(value: object, pointer: str) -> Iterator[tuple[str, Reference]]:
     elif isinstance(value, list | tuple):
         steps = enumerate(value)
     for step, each in steps:
-        yield from _references(each, f"{pointer}/{str(step).replace('~', '~0').replace('/', '~1')}")
+        yield from _ids(each, f"{pointer}/{str(step).replace('~', '~0').replace('/', '~1')}")
 
 
 class Result(BaseModel):

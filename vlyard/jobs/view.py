@@ -147,6 +147,7 @@ class Job(_View):
     attempts: tuple[Attempt, ...] = ()
     cancel_requested: bool = False
     labels: dict[str, str] = {}
+    part_of: UUID | None = Field(None, description="The job that waits for this one's share of its work.")
     cloned_from: UUID | None = Field(None, description="The job that this one repeats, as it was or changed.")
     expires_at: datetime | None = None
     max_runtime: float | None = Field(None, description="Seconds, where that was asked for.")

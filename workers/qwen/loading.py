@@ -1,44 +1,57 @@
 """From a checkpoint's folder to a model that can be asked. It knows no job and no model hub.
 
-A folder comes from somebody else: it is looked at before anything in it is read as weights, only safetensors are
-read, and code that lies beside them is never run.
+1. look at the checkpoint and the adapter   2. choose dtype, attention and cards, each with its reason   3. read the
+processor   4. read the weights   5. see that they are numbers   6. put the adapter on
 """
 
-import json
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from safetensors import SafetensorError
-from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from transformers.utils import logging as transformers_logging
+from transformers.utils.import_utils import is_flash_attn_2_available
 
-from vlyard.errors import Complaint, InvalidInput
+from vlyard.errors import InvalidInput
+from workers.qwen.adapters import check_adapter, merge_adapter
+from workers.qwen.checkpoint import check_checkpoint, refused, weight_bytes
 from workers.qwen.memory import naming_out_of_memory
+from workers.qwen.placement import Placement, cards, place
 
 # transformers' annotations refuse correct calls of its own classes, so these two go without.
 Model: TypeAlias = Any  # a Qwen3VLForConditionalGeneration
 Processor: TypeAlias = Any  # a Qwen3VLProcessor
 
-MODEL_TYPE = "qwen3_vl"
 DEMO_FOLDER = Path(__file__).with_name("demo_model")
 
-# bf16 is what Qwen3-VL was trained in and half the memory of fp32. A CPU is slower with it and changes some answers.
-DTYPES = {"cuda": torch.bfloat16, "cpu": torch.float32}
+FLASH, SDPA = "flash_attention_2", "sdpa"
+_AMPERE = (8, 0)  # compute capability
+_DAMAGE = (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OSError, ImportError)
 
-# One file of each line must be there.
-_FILES = (
-    ("config.json",),
-    ("processor_config.json", "preprocessor_config.json"),
-    ("tokenizer.json", "vocab.json"),
-    ("model.safetensors", "model.safetensors.index.json"),
-)
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_DAMAGE = (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OSError)
+
+class Attention(NamedTuple):
+    """An attention implementation, as transformers names it, and why it was chosen."""
+
+    name: str
+    reason: str
+
+
+class Precision(NamedTuple):
+    """What the model computes in, and why."""
+
+    dtype: torch.dtype
+    reason: str
+
+
+DTYPES = {
+    "cuda": Precision(torch.bfloat16, "what Qwen3-VL was trained in, and half the memory of float32"),
+    "cpu": Precision(torch.float32, "a CPU is slower in bfloat16, which also changes some answers"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,149 +63,162 @@ class LoadedModel:
     name: str
     attention: str  # the implementation that runs
     dtype: torch.dtype
-    device: torch.device
+    device: torch.device  # where its inputs go
     load_seconds: float
-    # The model keeps the position offsets of the request it works on in itself: one request at a time.
-    turn: Lock = field(default_factory=Lock, repr=False, compare=False)
+    attention_reason: str = ""
+    dtype_reason: str = ""
+    bytes: int = 0  # of parameters and buffers
+    revision: str | None = None  # of the model hub that it came from
+    notes: tuple[str, ...] = ()  # what is worth knowing about it
 
 
-class WarmModels:
-    """The models of this process, each loaded once and kept. Safe to use from several threads."""
+def load_model(folder: Path, adapter: Path | None = None, gpus: int = 1, *, revision: str | None = None) -> LoadedModel:
+    """Load a checkpoint onto GPUs where there are any, else onto the CPU, and put an adapter on it; takes a while.
 
-    def __init__(self) -> None:
-        self._models: dict[Path, LoadedModel] = {}
-        self._loading = Lock()  # one at a time: while transformers loads, it changes torch's default dtype for all
-
-    def get(self, folder: Path) -> tuple[LoadedModel, bool]:
-        """The model of that folder, and whether it was in memory already. Raises as `load_model`."""
-        folder = folder.resolve()
-        held = self._models.get(folder)
-        if held is not None:
-            return held, True
-        with self._loading:
-            held = self._models.get(folder)
-            if held is not None:
-                return held, True
-            loaded = self._models[folder] = load_model(folder)
-            return loaded, False
-
-
-def load_model(folder: Path) -> LoadedModel:
-    """Load a checkpoint onto the GPU where there is one, else onto the CPU; takes seconds to minutes.
-
-    Raises `InvalidInput` where the folder is no complete Qwen3-VL checkpoint in safetensors, and `OutOfMemory`.
+    `revision` is told on. Raises `InvalidInput` where the folder is no complete Qwen3-VL checkpoint in safetensors,
+    where the adapter is none for it, where a weight is no number, or where it needs more GPUs; and `OutOfMemory`.
     """
-    check_checkpoint(folder)
     began = time.monotonic()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = DTYPES[device.type]
-    attention = choose_attention(
-        device.type,
-        dtype,
-        torch.cuda.get_device_capability() if device.type == "cuda" else (0, 0),
-        device.type == "cuda" and _importable("flash_attn"),
-    )
+    check_checkpoint(folder)
+    notes = check_adapter(adapter, _skeleton(folder), folder.name) if adapter else ()
+    plan = _plan(folder, gpus)
     try:
-        model, processor = naming_out_of_memory(lambda: _read(folder, device, dtype, attention))
+        model, processor = naming_out_of_memory(lambda: _read(folder, plan))
+        if adapter:
+            model = naming_out_of_memory(lambda: merge_adapter(adapter, model))
     except _DAMAGE as damage:
-        first = next(iter(str(damage).splitlines()), "") or type(damage).__name__
-        raise _refused(folder.name, f"it cannot be loaded: {first}", "copy the checkpoint again") from damage
-    return LoadedModel(model, processor, folder.name, attention, dtype, device, time.monotonic() - began)
+        raise _unloadable(folder, damage) from damage
+    return LoadedModel(
+        model,
+        processor,
+        name=f"{folder.name} with {adapter.name}" if adapter else folder.name,
+        attention=model.config._attn_implementation,
+        attention_reason=plan.attention.reason,
+        dtype=plan.precision.dtype,
+        dtype_reason=plan.precision.reason,
+        device=model.device,
+        load_seconds=time.monotonic() - began,
+        bytes=sum(tensor.numel() * tensor.element_size() for _, tensor in _tensors(model)),
+        revision=revision,
+        notes=notes,
+    )
+
+
+def memory_needed(folder: Path) -> int:
+    """How many bytes the weights of a checkpoint will take here. Raises as `check_checkpoint`."""
+    check_checkpoint(folder)
+    return weight_bytes(folder, DTYPES[_device()].dtype.itemsize)
 
 
 def choose_attention(
     device: str, dtype: torch.dtype, capability: tuple[int, int], flash_attention_installed: bool
-) -> str:
+) -> Attention:
     """The attention implementation to ask transformers for.
 
     FlashAttention 2 computes in 16 bits only and needs CUDA on an Ampere GPU (compute capability 8.0) or newer:
     https://github.com/Dao-AILab/flash-attention#nvidia-cuda-support. Everything else has torch's own.
     """
-    fits = device == "cuda" and capability >= (8, 0) and dtype in {torch.bfloat16, torch.float16}
-    return "flash_attention_2" if fits and flash_attention_installed else "sdpa"
+    if device != "cuda":
+        return Attention(SDPA, "FlashAttention 2 needs CUDA")
+    if capability < _AMPERE:
+        has = ".".join(map(str, capability))
+        return Attention(SDPA, f"FlashAttention 2 needs compute capability 8.0, and the GPU has {has}")
+    if dtype not in {torch.bfloat16, torch.float16}:
+        return Attention(SDPA, f"FlashAttention 2 computes in 16 bits, not in {dtype}".replace("torch.", ""))
+    if not flash_attention_installed:
+        return Attention(SDPA, "flash-attn is not installed, or does not work with this torch")
+    return Attention(FLASH, "flash-attn is installed, and the GPU can run it")
 
 
-def check_checkpoint(folder: Path) -> None:
-    """Look at a checkpoint without reading its weights.
-
-    Raises `InvalidInput` that names what is missing, or what is there in its place.
-    """
-    if not folder.is_dir():
-        raise _refused(folder.name, "there is no such folder", "put the checkpoint there, or choose another model")
-    config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else None
-    if config is not None and config.get("model_type") != MODEL_TYPE:
-        found = config.get("model_type", "unknown")
-        raise _refused(
-            f"{folder.name}/config.json", f"the model_type is {found!r}, not {MODEL_TYPE!r}", "give a Qwen3-VL model"
-        )
-    for alternatives in _FILES:
-        if not any((folder / name).is_file() for name in alternatives):
-            raise _refused(folder.name, *_missing(folder, alternatives))
-    index = folder / "model.safetensors.index.json"
-    if not (folder / "model.safetensors").is_file():
-        for shard in sorted(set(_weight_map(index).values())):
-            if Path(shard).name != shard or not shard.endswith(".safetensors") or not (folder / shard).is_file():
-                raise _refused(
-                    f"{folder.name}/{index.name}", f"there is no file {shard!r}", "copy the checkpoint again"
-                )
+class _Plan(NamedTuple):
+    precision: Precision
+    attention: Attention
+    placement: Placement
 
 
-def _importable(module: str) -> bool:
+def _plan(folder: Path, gpus: int) -> _Plan:
+    device = _device()
+    precision = DTYPES[device]
+    capability = torch.cuda.get_device_capability() if device == "cuda" else (0, 0)
+    attention = choose_attention(device, precision.dtype, capability, device == "cuda" and _flash_attention_works())
+    placement = place(weight_bytes(folder, precision.dtype.itemsize), cards(), gpus)
+    return _Plan(precision, attention, placement)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _flash_attention_works() -> bool:
     """Whether it works, and not only whether it is installed: flash-attn is often built for another torch."""
     try:
-        import_module(module)
+        import_module("flash_attn")
     except ImportError:
         return False
-    return True
+    return bool(is_flash_attn_2_available())
 
 
-def _missing(folder: Path, alternatives: tuple[str, ...]) -> tuple[str, str]:
-    what = f"it has no {' and no '.join(alternatives)}"
-    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-    if "model.safetensors" in alternatives and pickles:
-        return f"{what}, only {', '.join(pickles)}, and a pickle can run code when it is read", "save as safetensors"
-    return what, "copy the whole checkpoint"
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    entries = _read_json(index).get("weight_map")
-    if not isinstance(entries, dict) or not all(isinstance(shard, str) for shard in entries.values()):
-        raise _refused(f"{index.parent.name}/{index.name}", "it has no weight_map", "copy the checkpoint again")
-    return entries
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _skeleton(folder: Path) -> Model:
+    """The model without its weights: every module and every shape."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _refused(f"{path.parent.name}/{path.name}", f"it is not JSON: {error}", "copy it again") from None
-    if not isinstance(content, dict):
-        raise _refused(f"{path.parent.name}/{path.name}", "it is not a JSON object", "copy it again")
-    return content
+        with torch.device("meta"):
+            reader: Any = Qwen3VLForConditionalGeneration
+            return reader(Qwen3VLConfig.from_pretrained(folder, local_files_only=True))
+    except _DAMAGE as damage:
+        raise _unloadable(folder, damage) from damage
 
 
-def _read(folder: Path, device: torch.device, dtype: torch.dtype, attention: str) -> tuple[Model, Processor]:
+def _read(folder: Path, plan: _Plan) -> tuple[Model, Processor]:
     quiet: Any = transformers_logging.disable_progress_bar
     quiet()
     reader: Any = Qwen3VLForConditionalGeneration
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     processor = Qwen3VLProcessor.from_pretrained(folder, **local)
     if not processor.chat_template:
-        raise ValueError("it has no chat template")
+        raise refused(folder.name, "it has no chat template", "copy chat_template.jinja too, or chat_template.json")
     model, report = reader.from_pretrained(
         folder,
-        dtype=dtype,
-        device_map={"": device},
-        attn_implementation=attention,
+        dtype=plan.precision.dtype,
+        device_map=plan.placement.device_map,
+        max_memory=plan.placement.max_memory,
+        attn_implementation=plan.attention.name,
         use_safetensors=True,
         output_loading_info=True,
         **local,
     )
     # transformers fills what is missing with random numbers and only warns.
     if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"the weights lack {len(missing)} tensors, the first is {missing[0]}")
+        what = f"the weights lack {len(missing)} tensors, the first is {missing[0]}"
+        raise refused(folder.name, what, "copy the checkpoint again")
+    if name := first_without_numbers(model):
+        raise refused(folder.name, f"the tensor {name} holds NaN or infinity", "train or copy the checkpoint again")
     return model.eval(), processor
 
 
-def _refused(where: str, what: str, fix: str) -> InvalidInput:
-    return InvalidInput("The model cannot be used", [Complaint(where, what, fix)])
+def first_without_numbers(model: Model) -> str | None:
+    """The name of the first parameter or buffer that holds NaN or infinity; None where all are numbers.
+
+    NaN and infinity survive adding up, so one pass over the memory and one number a tensor are enough; each device
+    is asked once. Only where a sum is no number, its tensor is looked at closely: finite numbers may add up to more
+    than float32 holds.
+    """
+    sums: dict[torch.device, list[tuple[str, torch.Tensor, torch.Tensor]]] = {}
+    for name, tensor in _tensors(model):
+        if tensor.is_floating_point():
+            sums.setdefault(tensor.device, []).append((name, tensor, tensor.detach().sum(dtype=torch.float32)))
+    for entries in sums.values():
+        good = torch.isfinite(torch.stack([total for _, _, total in entries])).tolist()
+        for (name, tensor, _), fine in zip(entries, good, strict=True):
+            if not fine and not torch.isfinite(tensor).all():
+                return name
+    return None
+
+
+def _tensors(model: Model) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _unloadable(folder: Path, damage: BaseException) -> InvalidInput:
+    first = next(iter(str(damage).splitlines()), "") or type(damage).__name__
+    return refused(folder.name, f"it cannot be loaded: {first}", "copy the checkpoint again")

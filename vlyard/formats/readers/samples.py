@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vlyard.formats import faults
-from vlyard.formats.answer import AnswerObject, Flag, Note, parse_answer
+from vlyard.formats.answer import AnswerElement, AnswerPart, AnswerPoint, Flag, Note, parse_answer
 from vlyard.formats.faults import Finding
 from vlyard.formats.readers.values import attributes, numbers, shown
 from vlyard.formats.reading import Refused
@@ -264,7 +264,7 @@ def _label(entry: Mapping[str, Any]) -> str:
     plain = entry.get("label")
     if isinstance(plain, str):
         return plain
-    known = parse_answer(json.dumps([{**entry, _BOX: [0, 0, 1, 1]}])).objects[0].label
+    known = parse_answer(json.dumps([{**entry, _BOX: [0, 0, 1, 1]}])).boxed[0].label
     return f"class_{class_id}" if isinstance(class_id, int) and known == str(class_id) else known
 
 
@@ -283,7 +283,8 @@ def _points(label: str, said: object, role: str, given: Mapping[str, Value]) -> 
 def _of_text(text: str) -> Iterator[Named]:
     """What can be understood of an answer in another shape. Raises `Refused` where that is nothing."""
     answer = parse_answer(text)
-    if Note.NOTHING_FOUND in answer.notes:
+    is_document = any(isinstance(each, AnswerElement) for each in answer.objects)  # its tags are no classes
+    if Note.NOTHING_FOUND in answer.notes or is_document:
         raise Refused(faults.NO_OBJECTS.found(answer=shown(text)))
     words = " and ".join(_DAMAGED[note] for note in answer.notes if note in _DAMAGED)
     damage = (faults.ANSWER_DAMAGED.found(damage=words),) if words else ()
@@ -292,6 +293,9 @@ def _of_text(text: str) -> Iterator[Named]:
         yield replace(named, findings=(*named.findings, *damage))
 
 
-def _of_object(each: AnswerObject) -> Named:
+def _of_object(each: AnswerPart) -> Named:
     findings = tuple(_MENDED[flag] for flag in each.flags if flag in _MENDED)
+    if isinstance(each, AnswerPoint):
+        x, y = each.x / 1000, each.y / 1000
+        return Named(each.label, (x, y, x, y), False, True, str(each.attributes.get("role") or ""), findings=findings)
     return Named(each.label, each.box.to_relative().corners, findings=findings)

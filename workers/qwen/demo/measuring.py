@@ -1,5 +1,7 @@
 """How well a model finds the shapes of the demo's pictures. It knows no training."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 
@@ -7,9 +9,12 @@ from vlyard.demo.shapes import SIDE, Scene, draw_scenes
 from vlyard.formats.answer import parse_answer
 from vlyard.formats.box import Box
 from vlyard.jobs.conversion import DEFAULT_PROMPT
-from workers.qwen.generating import ask
+from workers.qwen.engine import Engine, Limits
 from workers.qwen.loading import LoadedModel
+from workers.qwen.request import Request, Turn
 from workers.qwen.sampling import GREEDY
+
+_LIMITS = Limits(batch_tokens=8_192, batch_rows=16, wait_seconds=0.01, feature_bytes=0)
 
 
 @dataclass(frozen=True)
@@ -22,13 +27,18 @@ class Score:
 
 
 def measure(loaded: LoadedModel, count: int, seed: int, *, side: int = SIDE, prompt: str = DEFAULT_PROMPT) -> Score:
-    """Ask about `count` pictures of the seed, taking the likeliest token each time; about 0.5 s each on one core."""
-    answers = [(scene, _first_object(loaded, scene, prompt)) for scene in islice(draw_scenes(seed, side=side), count)]
+    """Ask about `count` pictures of the seed, taking the likeliest token each time; about 0.02 s each on one core."""
+    scenes = list(islice(draw_scenes(seed, side=side), count))
+    with closing(Engine(loaded, _LIMITS)) as engine, ThreadPoolExecutor(_LIMITS.batch_rows) as threads:
+        answers = list(
+            zip(scenes, threads.map(lambda scene: _first_object(engine, scene, prompt), scenes), strict=True)
+        )
     ious = [answer[1].iou(scene.box) if answer else 0.0 for scene, answer in answers]
     labels = [answer is not None and answer[0] == scene.label for scene, answer in answers]
     return Score(iou=sum(ious) / count, found=sum(iou > 0.5 for iou in ious) / count, labelled=sum(labels) / count)
 
 
-def _first_object(loaded: LoadedModel, scene: Scene, prompt: str) -> tuple[str, Box] | None:
-    objects = parse_answer(ask(loaded, scene.picture, prompt, GREEDY).text).objects
+def _first_object(engine: Engine, scene: Scene, prompt: str) -> tuple[str, Box] | None:
+    question = Request((Turn("user", (scene.picture, prompt)),), GREEDY)
+    objects = parse_answer(engine.ask(question).text).boxed
     return (objects[0].label, objects[0].box) if objects else None

@@ -1,0 +1,159 @@
+"""Jobs that several share: made when submitted, gathered at the end, stopped when nobody waits for them."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import select
+from uuid_utils.compat import uuid7
+
+from control import lifecycle, operations, submit
+from control.accounts import Caller
+from control.failures import failure_of
+from control.lifecycle import Ending, Rules
+from db import artefacts, leases, queue
+from db.models import Job, Outcome
+from tests.control.test_dependencies import RULES, stored
+from tests.db import rows
+from tests.system import System
+from vlyard.errors import InvalidInput, UserError
+from vlyard.jobs.state import State
+from vlyard.jobs.view import Batch, Submission
+
+
+@pytest.fixture
+def caller(vlyard: System) -> Caller:
+    return vlyard.caller()
+
+
+@pytest.fixture
+def dataset(vlyard: System, caller: Caller) -> UUID:
+    """An uploaded file."""
+    made = uuid7()
+    with vlyard.database.transaction() as session:
+        artefacts.insert_ready(session, [{"team_id": caller.team, **stored("pictures.zip", made)}])
+    return made
+
+
+def predict(vlyard: System, caller: Caller, dataset: UUID, shards: int = 3, **more: Any) -> UUID:
+    spec = {"kind": "prediction", "dataset": str(dataset), "prompt": "What is there?", "shards": shards}
+    with vlyard.database.transaction() as session:
+        return submit.submit(session, caller, Submission.model_validate({"spec": spec, **more}), None).id
+
+
+def shares(vlyard: System, job: UUID) -> list[Job]:
+    with vlyard.database.transaction() as session:
+        found = list(session.scalars(select(Job).where(Job.part_of == job).order_by(Job.id)))
+        session.expunge_all()
+    return found
+
+
+def claim(vlyard: System, *jobs: UUID) -> tuple[UUID, list[tuple[UUID, int]]]:
+    with vlyard.database.transaction() as session:
+        worker = rows.worker(session, kinds=["prediction"])
+        pairs = [pair for bell in queue.dispatch(session, [[job] for job in jobs]) for pair in bell.pairs]
+        leases.claim(session, worker, pairs, 30)
+    return worker, pairs
+
+
+def end(vlyard: System, job: UUID, *, fail: bool = False, rules: Rules = RULES) -> UUID:
+    """End a share as its worker would; returns what it made."""
+    worker, [pair] = claim(vlyard, job)
+    made = uuid7()
+    failure = failure_of(UserError("no such luck")) if fail else None
+    outcome = Outcome.FAILED if fail else Outcome.SUCCEEDED
+    result = None if fail else {"artefacts": {"predictions": str(made)}}
+    with vlyard.database.transaction() as session:
+        lifecycle.finish(session, worker, [Ending(pair, outcome, result, failure, [stored("p.jsonl", made)])], rules)
+    return made
+
+
+def test_a_job_in_shards_waits_for_the_jobs_that_do_them_and_gathers_what_they_make(
+    vlyard: System, caller: Caller, dataset: UUID
+) -> None:
+    # given
+    gathering = predict(vlyard, caller, dataset, priority=7, labels={"run": "a"})
+    doing = shares(vlyard, gathering)
+    assert [(job.state, job.spec["shard"], job.spec["shards"], job.spec["parts"]) for job in doing] == [
+        (State.QUEUED, number, 3, []) for number in range(3)
+    ]
+    assert {(job.priority, job.labels["run"]) for job in doing} == {(7, "a")}
+    # when
+    made = [end(vlyard, job.id) for job in doing[:2]]
+    assert vlyard.job(gathering).state is State.BLOCKED
+    made.append(end(vlyard, doing[2].id))
+    # then
+    job = vlyard.job(gathering)
+    assert (job.state, job.spec["parts"]) == (State.QUEUED, [str(id) for id in made])
+
+
+def test_a_job_in_one_shard_is_one_job(vlyard: System, caller: Caller, dataset: UUID) -> None:
+    job = predict(vlyard, caller, dataset, shards=1)
+
+    assert vlyard.job(job).state is State.QUEUED
+    assert shares(vlyard, job) == []
+
+
+def test_a_share_that_fails_fails_the_job_and_stops_the_others(vlyard: System, caller: Caller, dataset: UUID) -> None:
+    gathering = predict(vlyard, caller, dataset)
+    first, second, third = (job.id for job in shares(vlyard, gathering))
+    claim(vlyard, second)  # which runs while the first fails
+
+    end(vlyard, first, fail=True)
+
+    assert vlyard.job(gathering).state is State.FAILED
+    assert vlyard.job(third).state is State.CANCELLED
+    running = vlyard.job(second)
+    assert running.state is State.RUNNING
+    assert running.cancel_requested_at is not None
+
+
+def test_cancelling_the_job_cancels_its_shares_but_not_what_they_have_done(
+    vlyard: System, caller: Caller, dataset: UUID
+) -> None:
+    gathering = predict(vlyard, caller, dataset)
+    first, second, third = (job.id for job in shares(vlyard, gathering))
+    end(vlyard, first)
+
+    with vlyard.database.transaction() as session:
+        operations.cancel(session, caller, gathering, None)
+
+    assert [vlyard.job(job).state for job in (gathering, first, second, third)] == [
+        State.CANCELLED, State.SUCCEEDED, State.CANCELLED, State.CANCELLED,
+    ]  # fmt: skip
+
+
+def test_a_job_in_shards_that_is_tried_again_is_shared_anew(vlyard: System, caller: Caller, dataset: UUID) -> None:
+    gathering = predict(vlyard, caller, dataset)
+    end(vlyard, shares(vlyard, gathering)[0].id, fail=True)
+
+    with vlyard.database.transaction() as session:
+        again = operations.retry(session, caller, gathering, None).id
+
+    assert [job.state for job in shares(vlyard, again)] == [State.QUEUED] * 3
+    assert vlyard.job(again).state is State.BLOCKED
+
+
+def test_what_is_wrong_with_a_job_in_shards_is_said_once_and_nothing_is_stored(vlyard: System, caller: Caller) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        predict(vlyard, caller, uuid4())
+
+    assert [complaint.where for complaint in caught.value.complaints] == ["/spec/dataset"]
+    with vlyard.database.transaction() as session:
+        assert not session.scalars(select(Job)).all()
+
+
+def test_a_batch_may_hold_jobs_in_shards_and_what_reads_their_output(
+    vlyard: System, caller: Caller, dataset: UUID
+) -> None:
+    spec = {"kind": "prediction", "dataset": str(dataset), "preset": "ground", "shards": 2}
+    reader = {"kind": "conversion", "source": "ref:all/predictions"}
+    batch = Batch.model_validate({"jobs": [{"name": "all", "spec": spec}, {"spec": reader}]})
+
+    with vlyard.database.transaction() as session:
+        made = [job.id for job in submit.submit_batch(session, caller, batch, "key")]
+        again = [job.id for job in submit.submit_batch(session, caller, batch, "key")]
+
+    assert made == again
+    assert len(shares(vlyard, made[0])) == 2
+    assert vlyard.job(made[1]).spec["source"] == f"job:{made[0]}/predictions"

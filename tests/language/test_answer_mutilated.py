@@ -1,0 +1,244 @@
+"""Answers as a model gives them, and then mutilated: nothing raises, what was complete is found, mending is said."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlyard.formats.answer import Answer, AnswerElement, AnswerLine, AnswerObject, AnswerPoint, Flag, Note, parse_answer
+
+words = st.text(st.characters(exclude_characters="\0<>&`|", exclude_categories=["Cs", "Cc", "Zs"]), min_size=1)
+places = st.integers(0, 999)
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> dict[str, Any]:
+    """An entry as the model writes them: a box, a point or a line of text, with or without attributes."""
+    x1, x2 = sorted((draw(places), draw(places)))
+    y1, y2 = sorted((draw(places), draw(places)))
+    form = draw(st.sampled_from(["box", "line", "point"]))
+    place: dict[str, Any] = {"point_2d": [x1, y1]} if form == "point" else {"bbox_2d": [x1, y1, x2, y2]}
+    name = {"text_content" if form == "line" else "label": draw(words)}
+    more = draw(st.dictionaries(st.sampled_from(["role", "colour", "age"]), words | st.integers(-9, 9), max_size=2))
+    return place | name | more
+
+
+def fenced(listed: list[dict[str, Any]]) -> str:
+    """One object a line, after a tab, in a fence: the model's own habit."""
+    lines = ",\n\t".join(json.dumps(entry, ensure_ascii=False) for entry in listed)
+    return f"```json\n[\n\t{lines}\n]\n```"
+
+
+lists = st.lists(entries(), min_size=1, max_size=6, unique_by=json.dumps)
+
+
+def found(answer: Answer) -> list[tuple[Any, ...]]:
+    """What each object says, without its flags."""
+    return [_said(part) for part in answer.objects]
+
+
+def _said(part: object) -> tuple[Any, ...]:
+    match part:
+        case AnswerPoint():
+            return "point", part.label, (part.x, part.y), dict(part.attributes)
+        case AnswerLine():
+            return "line", part.text, part.box.corners, dict(part.attributes)
+        case AnswerObject():
+            return "box", part.label, part.box.corners, dict(part.attributes)
+    raise AssertionError(part)
+
+
+def written(listed: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """The same of the entries themselves."""
+    return [_entry(dict(entry)) for entry in listed]
+
+
+def _entry(entry: dict[str, Any]) -> tuple[Any, ...]:
+    if "point_2d" in entry:
+        return "point", entry.pop("label"), tuple(entry.pop("point_2d")), entry
+    form, key = ("line", "text_content") if "text_content" in entry else ("box", "label")
+    return form, entry.pop(key), tuple(entry.pop("bbox_2d")), entry
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield name
+            yield from leaves(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from leaves(each)
+    else:
+        yield value
+
+
+def is_storable(answer: Answer) -> bool:
+    """It is JSON that a database takes: finite, without NUL and half characters."""
+    json.dumps(asdict(answer), allow_nan=False)
+    values = list(leaves(asdict(answer)))
+    texts = [value for value in values if isinstance(value, str)]
+    numbers = [value for value in values if isinstance(value, float)]
+    return all("\0" not in text and text.encode() for text in texts if text) and all(map(math.isfinite, numbers))
+
+
+@given(lists)
+def test_an_answer_in_the_model_s_own_habit_is_read_exactly(listed: list[dict[str, Any]]) -> None:
+    answer = parse_answer(fenced(listed))
+
+    assert found(answer) == written(listed)
+    assert answer.notes == (Note.FENCED,)
+    assert not [flag for part in answer.objects for flag in part.flags if flag is not Flag.DUPLICATE]
+
+
+@given(lists, st.data())
+def test_a_cut_anywhere_keeps_what_was_complete_and_flags_the_rest(
+    listed: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    text = fenced(listed)
+    cut = data.draw(st.integers(0, len(text) - 6))  # before the bracket that ends the list
+    ends = [len(fenced(listed[:count])) - len("\n]\n```") for count in range(1, len(listed) + 1)]
+    complete = sum(end <= cut for end in ends)
+
+    answer = parse_answer(text[:cut])
+
+    assert found(answer)[:complete] == written(listed[:complete])
+    assert len(answer.objects) <= complete + 1
+    assert all(Flag.TRUNCATED in part.flags for part in answer.objects[complete:])
+    assert {Note.TRUNCATED, Note.NOTHING_FOUND} & set(answer.notes)
+
+
+def _commas(text: str) -> str:
+    return text.replace("}", ",}").replace("\n]", ",\n]")
+
+
+def _capital(text: str) -> str:
+    return "The picture shows these.\n" + text + "\nNothing else (I think)."
+
+
+MENDINGS: list[tuple[Callable[[str], str], Note]] = [
+    (_commas, Note.FENCED),
+    (_capital, Note.PROSE),
+    (lambda text: text.removesuffix("```"), Note.FENCED),
+    (lambda text: text.removeprefix("```json"), Note.FENCED),
+    (lambda text: f"<think>Are there [any]? {{perhaps}}</think>\n{text}", Note.THOUGHT),
+]
+
+
+@pytest.mark.parametrize(("mutilate", "note"), MENDINGS)
+@given(listed=lists)
+@settings(max_examples=25)
+def test_what_stands_around_the_answer_changes_nothing_but_a_note(
+    mutilate: Callable[[str], str], note: Note, listed: list[dict[str, Any]]
+) -> None:
+    listed = [entry for entry in listed if "}" not in json.dumps(entry)[:-1]]  # their own braces would be mutilated
+
+    answer = parse_answer(mutilate(fenced(listed)))
+
+    assert found(answer) == written(listed)
+    assert note in answer.notes or not listed
+
+
+@given(lists)
+def test_swapped_corners_and_numbers_as_text_are_mended_and_flagged(listed: list[dict[str, Any]]) -> None:
+    boxes = [entry for entry in listed if "bbox_2d" in entry and entry["bbox_2d"][0] < entry["bbox_2d"][2]]
+    mutilated = [
+        entry | {"bbox_2d": [str(entry["bbox_2d"][at]) for at in (2, 1, 0, 3)]} for entry in boxes
+    ]  # left and right change places
+
+    answer = parse_answer(fenced(mutilated))
+
+    assert found(answer) == written(boxes)
+    assert all({Flag.SWAPPED_CORNERS, Flag.NUMBERS_AS_TEXT} <= set(part.flags) for part in answer.objects)
+
+
+@given(lists)
+def test_another_key_is_understood_and_flagged(listed: list[dict[str, Any]]) -> None:
+    renamed = {"bbox_2d": "bbox", "point_2d": "point"}
+
+    answer = parse_answer(json.dumps([{renamed.get(key, key): each for key, each in one.items()} for one in listed]))
+
+    assert found(answer) == written(listed)
+    assert all(Flag.OTHER_BOX_KEY in part.flags for part in answer.objects)
+
+
+ELEMENT = '<{tag} class="a" data-bbox="{at} 20 {to} 40">text {at}</{tag}>\n'
+
+
+@given(st.lists(st.sampled_from(["h2", "p", "table", "div"]), min_size=1, max_size=8), st.data())
+def test_a_document_that_is_cut_keeps_its_complete_elements(tags: list[str], data: st.DataObject) -> None:
+    pieces = [ELEMENT.format(tag=tag, at=at, to=at + 10) for at, tag in enumerate(tags)]
+    text = "".join(pieces)
+    cut = data.draw(st.integers(0, len(text)))
+    complete = sum(len("".join(pieces[: count + 1])) - 1 <= cut for count in range(len(pieces)))
+
+    answer = parse_answer(text[:cut])
+
+    elements = [part for part in answer.objects if isinstance(part, AnswerElement)]
+    assert [(each.tag, each.text, each.box.x1) for each in elements[:complete]] == [
+        (tag, f"text {at}", at) for at, tag in enumerate(tags[:complete])
+    ]
+    assert all(each.flags == () for each in elements[:complete])
+    assert all(Flag.TRUNCATED in each.flags for each in elements[complete:])
+
+
+SPLINTERS = [
+    "\0", "\ud83d", "\\u0000", "\\ud800", "NaN", "-Infinity", "1e999", "9" * 400, "[" * 50, '{"a":' * 50, "]", "}", '"',
+    "'", "\\", "```", "<think>", "</think>", "<|box_start|>(1,2),(3,4)<|box_end|>", '<point x="1" y="2">',
+    "<!-- Image (1,", '<p data-bbox="1 2 3 4">', "</p>", '{"count": 3}', "img_idx", ",", ":", "null", "x" * 3_000,
+    "\u202e", "①",
+]  # fmt: skip
+
+
+@given(lists, st.lists(st.tuples(st.integers(0, 2_000), st.sampled_from(SPLINTERS)), min_size=1, max_size=8))
+@settings(max_examples=300)
+def test_whatever_is_driven_into_an_answer_it_is_read_and_can_be_stored(
+    listed: list[dict[str, Any]], splinters: list[tuple[int, str]]
+) -> None:
+    text = fenced(listed)
+    for place, splinter in splinters:
+        at = place % len(text)
+        text = text[:at] + splinter + text[at:]
+
+    answer = parse_answer(text)
+
+    assert is_storable(answer)
+    assert not (answer.objects and Note.NOTHING_FOUND in answer.notes)
+
+
+def _seconds(text: str) -> float:
+    best = math.inf
+    for _ in range(3):
+        begun = time.process_time()
+        parse_answer(text)
+        best = min(best, time.process_time() - begun)
+    return best
+
+
+UNITS = [
+    *SPLINTERS[8:23],
+    '{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, ',
+    '{"bbox_2d": [1, 2, 3, 4], "label": "cat", "a": {"b": [',
+    "<p ",
+    '<p data-bbox="1 2 3 4"><b>',
+    "<!-- Image (1, 2, 3, 4) -->\\begin{",
+    '<points x1="1" y1="2" ',
+    "<!--",
+    "```json ",
+    "\\\\",
+    "three 3 ",
+]
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=[unit[:24] for unit in UNITS])
+def test_the_time_grows_as_the_text_does(unit: str) -> None:
+    once = 40_000 // len(unit)
+
+    short, long = _seconds(unit * once), _seconds(unit * once * 4)
+
+    assert long < 10 * short + 0.05  # quadratic work would take 16 times as long

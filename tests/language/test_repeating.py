@@ -1,0 +1,216 @@
+"""A job said again as a command line, as YAML and as a program is the same job, whatever is in it."""
+
+import ast
+import json
+import shlex
+import string
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import typer.main
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.language.small_api import SmallApi, serving
+from tests.language.test_cli import environment, run
+from vlyard.cli.app import build
+from vlyard.cli.kinds import submission
+from vlyard.cli.reading import read_submission
+from vlyard.errors import InvalidInput
+from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.repeating import Form, repeated
+from vlyard.jobs.view import Job, Submission
+
+COMMANDS = typer.main.get_command(build(["jobs"])).commands  # type: ignore[attr-defined]  # a group's; typer hides it
+AN_ID = "0198c0de-0000-7000-8000-000000000000"
+EXAMPLES: list[dict[str, Any]] = [
+    {"kind": "noop"},
+    {"kind": "noop", "seconds": 1.5, "crash": True, "echo": "-a 'b' \"c\" $d\ne", "fail_transiently": 2},
+    {"kind": "inference", "image": AN_ID, "prompt": "Why?", "annotate": False, "stop": ["-", "a=b"], "seed": 0},
+    {"kind": "inference", "images": [AN_ID, str(UUID(int=7))], "preset": "describe", "language": "zh"},
+    {
+        "kind": "inference",
+        "image": AN_ID,
+        "prompt": "x" * 99,
+        "model": f"job:{AN_ID}/checkpoint",
+        "adapter": AN_ID,
+        "gpus": 2,
+    },
+    {
+        "kind": "inference",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "image", "image": AN_ID}, {"type": "text", "text": "What's this?"}]},
+            {"role": "assistant", "content": 'A "cat".'},
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": f"artefact:{AN_ID}"}}]},
+        ],
+    },
+    {"kind": "prediction", "dataset": AN_ID, "splits": ["val"], "shards": 4, "shard": 0, "do_sample": False},
+    {"kind": "conversion", "source": AN_ID, "classes": [7, "7", "car", '"quoted"', "true"], "rename": {"a=b": "c=d"}},
+    {"kind": "conversion", "source": AN_ID, "split": {"train": 0.9, "val": 0.1}, "negatives": 0, "labels": "a/b"},
+]
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=30)
+WORDS = st.lists(TEXT, max_size=3)
+HOW = st.fixed_dictionaries(
+    {},
+    optional={
+        "pool": st.text(string.ascii_lowercase, min_size=1, max_size=9),
+        "priority": st.integers(-100, 100),
+        "labels": st.dictionaries(TEXT.filter(lambda key: ":" not in key), TEXT, max_size=3),
+        "max_runtime": st.floats(0.5, 1e6),
+    },
+)
+SPECS = st.one_of(
+    st.fixed_dictionaries({"kind": st.just("noop"), "echo": TEXT, "seconds": st.floats(0, 9), "crash": st.booleans()}),
+    st.fixed_dictionaries({
+        "kind": st.just("inference"),
+        "image": st.uuids().map(str),
+        "prompt": TEXT,
+        "stop": WORDS,
+        "top_p": st.floats(0.1, 1),
+    }),
+    st.fixed_dictionaries({
+        "kind": st.just("inference"),
+        "messages": TEXT.map(lambda text: [{"role": "user", "content": text}]),
+    }),
+    st.fixed_dictionaries({"kind": st.just("prediction"), "dataset": st.uuids().map(str), "splits": WORDS}),
+    st.fixed_dictionaries({
+        "kind": st.just("conversion"),
+        "source": st.just(AN_ID),
+        "classes": st.lists(st.one_of(st.integers(), TEXT, st.integers().map(str)), max_size=4),
+        "rename": st.dictionaries(TEXT, TEXT, max_size=3),
+        "prompts": WORDS,
+    }),
+)  # fmt: skip
+
+
+def job_of(wanted: Submission, **more: Any) -> Job:
+    """A job as a client sees it that was submitted so."""
+    stored = wanted.model_dump(mode="json", include={"spec", "pool", "priority", "labels", "max_runtime"})
+    kind = KINDS[wanted.spec.kind]
+    facts = {"id": uuid4(), "kind": kind.name, "state": "queued", "device": kind.device, "attempt": 0}
+    return Job.model_validate_json(
+        json.dumps({**stored, **facts, **more, "created_at": datetime.now(UTC)}, default=str)
+    )
+
+
+def from_cli(line: str) -> Submission:
+    program, name, *words = shlex.split(line)
+    context = COMMANDS[name].make_context(name, words)
+    assert program == "vlyard"
+    return submission(KINDS[name], context.params, {})
+
+
+def from_yaml(text: str, folder: Path) -> Submission:
+    (folder / "job.yaml").write_text(text, "utf-8")
+    return read_submission(str(folder / "job.yaml"), {})
+
+
+def from_python(text: str) -> Submission:
+    """What the program submits: the arguments of its call, computed with its own imports."""
+    tree = ast.parse(text)
+    names: dict[str, Any] = {}
+    imports: list[ast.stmt] = [line for line in tree.body if isinstance(line, ast.ImportFrom)]
+    exec(compile(ast.Module(imports, []), "program", "exec"), names)
+    (call,) = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "submit"
+    ]
+    values = [eval(compile(ast.Expression(value), "program", "eval"), names) for value in call.args]
+    how = {part.arg: eval(compile(ast.Expression(part.value), "program", "eval"), names) for part in call.keywords}
+    return Submission(spec=values[0], **how)  # type: ignore[arg-type]  # by the keywords' names
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("yaml")
+
+
+def says_it_again(wanted: Submission, folder: Path) -> None:
+    job = job_of(wanted)
+    assert from_cli(repeated(job, Form.CLI)) == wanted
+    assert from_yaml(repeated(job, Form.YAML), folder) == wanted
+    assert from_python(repeated(job, Form.PYTHON)) == wanted
+
+
+@pytest.mark.parametrize("spec", EXAMPLES, ids=" ".join)
+def test_a_job_is_said_again_in_three_ways_and_each_is_the_same_job(spec: dict[str, Any], folder: Path) -> None:
+    says_it_again(Submission.model_validate({"spec": spec}), folder)
+    how = {"pool": "night", "priority": -5, "labels": {"a=b": "-c", "{": "="}, "max_runtime": 90}
+    says_it_again(Submission.model_validate({"spec": spec, **how}), folder)
+
+
+@settings(deadline=None, max_examples=25)
+@given(spec=SPECS, how=HOW)
+def test_whatever_texts_and_numbers_are_in_it(spec: dict[str, Any], how: dict[str, Any], folder: Path) -> None:
+    says_it_again(Submission.model_validate({"spec": spec, **how}), folder)
+
+
+def test_only_what_differs_from_the_defaults_is_said() -> None:
+    wanted = Submission.model_validate({"spec": {"kind": "inference", "image": AN_ID, "prompt": "Why?"}})
+
+    assert repeated(job_of(wanted), Form.CLI) == f"vlyard inference --prompt 'Why?' --image {AN_ID}"
+    assert repeated(job_of(wanted), Form.YAML) == (
+        f"jobs:\n- spec:\n    kind: inference\n    prompt: Why?\n    image: {AN_ID}\n"
+    )
+
+
+def test_what_vlyard_set_when_it_split_a_job_up_is_left_out() -> None:
+    spec = {"kind": "prediction", "dataset": AN_ID, "prompt": "Why?", "shards": 2}
+    gathering = {**spec, "parts": [f"job:{AN_ID}/predictions"]}
+    job = job_of(Submission.model_validate({"spec": gathering}))
+
+    assert from_cli(repeated(job, Form.CLI)) == Submission.model_validate({"spec": spec})
+
+
+def test_a_job_of_a_kind_that_this_version_does_not_know_is_refused() -> None:
+    job = job_of(
+        Submission.model_validate({"spec": {"kind": "noop"}}), kind="dancing", spec={"kind": "dancing", "a": 1}
+    )
+
+    with pytest.raises(InvalidInput, match="dancing"):
+        repeated(job, Form.YAML)
+
+
+def test_a_program_is_formatted_as_ruff_would_and_has_nothing_that_it_complains_of(tmp_path: Path) -> None:
+    for number, spec in enumerate(EXAMPLES):
+        wanted = Submission.model_validate({"spec": spec, "labels": {"a": "b"}})
+        (tmp_path / f"program_{number}.py").write_text(repeated(job_of(wanted), Form.PYTHON))
+
+    for words in (("check", "--isolated", "--select", "E,F,I", "--ignore", "E501"), ("format", "--isolated", "--diff")):
+        ran = subprocess.run(
+            [Path(sys.executable).with_name("ruff"), *words, tmp_path], capture_output=True, text=True, check=False
+        )
+        assert (ran.returncode, ran.stdout) == (0, ran.stdout if words[0] == "check" else ""), ran.stdout + ran.stderr
+
+
+@pytest.fixture
+def api() -> Iterator[SmallApi]:
+    with serving(SmallApi()) as api:
+        yield api
+
+
+def test_the_program_and_the_command_line_run_as_they_stand(api: SmallApi, tmp_path: Path) -> None:
+    api.life = [{"state": "succeeded", "attempt": 1, "result": {"echo": "it's", "attempt": 1}}]
+    job = api.add_job(spec={"kind": "noop", "echo": "it's"}, labels={"try": "first"}, pool="night")
+
+    line, program = (run(api, "job", str(job.id), "--repeat", form).stdout for form in ("cli", "python"))
+    ran = run(api, *shlex.split(line)[1:], "--json")
+    (tmp_path / "program.py").write_text(program)
+    said = subprocess.run(
+        [sys.executable, tmp_path / "program.py"], env=environment(api), capture_output=True, text=True, check=False
+    )
+
+    _, second, third = api.jobs.values()
+    assert (ran.returncode, said.returncode, said.stderr) == (0, 0, "")
+    assert 'echo="it\'s"' in said.stdout
+    for other in (second, third):
+        assert isinstance(other.spec, dict)
+        assert (other.spec["echo"], other.pool, other.labels) == ("it's", "night", {"try": "first"})

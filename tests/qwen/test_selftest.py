@@ -1,0 +1,55 @@
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from workers.qwen.loading import DEMO_FOLDER
+from workers.qwen.selftest import SelfTest, self_test
+
+
+def notes(tested: SelfTest) -> dict[str, str]:
+    return {check.name: check.note for check in tested.checks}
+
+
+def test_a_worker_that_is_well_says_what_it_looked_at() -> None:
+    tested = self_test()
+    said = notes(tested)
+
+    assert tested.ok, tested
+    assert list(said) == ["loading", "dtype", "attention", "convolution", "tokenizer", "orientation"]
+    assert "apart from eager" in said["attention"]
+    assert "times as long as the equal matrix product" in said["convolution"]
+    assert tested.torch == torch.__version__
+    assert len(tested.devices) == max(1, torch.cuda.device_count())
+    assert tested.seconds >= sum(check.seconds for check in tested.checks) > 0
+
+
+def test_what_it_found_can_be_stored_as_json() -> None:
+    tested = self_test()
+
+    stored = json.loads(json.dumps(tested.as_json()))
+
+    assert stored == tested.as_json()
+    assert stored["checks"][0]["name"] == "loading"
+
+
+def test_a_model_that_cannot_be_loaded_is_told_and_the_rest_is_looked_at(tmp_path: Path) -> None:
+    tested = self_test(tmp_path / "nothing")
+
+    assert not tested.ok
+    assert "there is no such folder" in notes(tested)["loading"]
+    assert [(check.name, check.ok) for check in tested.checks] == [("loading", False), ("orientation", True)]
+
+
+def test_a_tokenizer_that_does_not_cut_numbers_into_digits_is_told(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DEMO_FOLDER, tmp_path / "model"))
+    content = json.loads((folder / "tokenizer.json").read_text())
+    number = content["added_tokens"][-1] | {"id": 1024, "content": "1024", "special": False}
+    content["added_tokens"].append(number)
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+    tested = self_test(folder)
+
+    assert [check.name for check in tested.checks if not check.ok] == ["tokenizer"]
+    assert "1024 is cut into ['1024'], not into digits" in notes(tested)["tokenizer"]

@@ -1,0 +1,210 @@
+"""From the model that a job names to folders on this machine: the demo, the operator's, a hub's, or an artefact's.
+
+It knows no weights. A name is never a path: what a job can name is listed, or fetched into the machine's cache.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+from control.settings import Settings
+from vlyard.errors import Complaint, InvalidInput, Unavailable
+from vlyard.files import ArtefactKind, Stored
+from vlyard.formats.archive import unpack
+from workers.context import Context
+from workers.hub import Hub, Progress, Snapshot, download, look_up
+from workers.model_cache import ModelCache
+from workers.qwen import adapters, checkpoint
+from workers.qwen.loading import DEMO_FOLDER
+from workers.qwen.warm import Source
+from workers.trees import fetch_tree
+
+DEMO = "demo"  # the name of the model that comes with the product
+HUB = "hub:"
+_FRESH_SECONDS = 3600.0  # for so long, what a branch or tag of a hub pointed to is believed
+_COMMIT = re.compile("[0-9a-f]{40}")  # always stands for the same content
+_MARKS = (checkpoint.CONFIG, adapters.CONFIG)
+_MB = 1e6
+
+
+@contextmanager
+def resolve(
+    model: UUID | str, adapter: UUID | None, gpus: int, context: Context, settings: Settings
+) -> Iterator[Source]:
+    """The folders of a model and of its adapter, which stay on the disk for as long as the block lasts.
+
+    `model` is `demo`, the name of a folder in `models_dir`, `hub:owner/name` with an optional `@revision`, or an input
+    artefact of the job, as `adapter` is: a tree or an archive. Raises `InvalidInput` that lists what there is,
+    `RefusedArchive`, and `Unavailable`.
+    """
+    with ExitStack() as stack:
+        folder, revision = stack.enter_context(_model(str(model), context, settings))
+        put_on = None
+        if adapter is not None:
+            put_on = stack.enter_context(_artefact(adapter, "/spec/adapter", context, settings))
+        yield Source(folder, put_on, gpus, revision)
+
+
+@contextmanager
+def _model(model: str, context: Context, settings: Settings) -> Iterator[tuple[Path, str | None]]:
+    artefact = _as_id(model)
+    if model == DEMO:
+        yield DEMO_FOLDER, None
+    elif model.startswith(HUB):
+        with _from_hub(model.removeprefix(HUB), context, settings) as found:
+            yield found
+    elif artefact is not None:
+        with _artefact(artefact, "/spec/model", context, settings) as folder:
+            yield folder, None
+    else:
+        yield _named(model, settings.models_dir), None
+
+
+def _as_id(text: str) -> UUID | None:
+    with suppress(ValueError):
+        return UUID(text)
+    return None
+
+
+def _named(name: str, models_dir: Path | None) -> Path:
+    folders = sorted(models_dir.iterdir()) if models_dir and models_dir.is_dir() else []
+    known = {path.name: path for path in folders if path.is_dir() and not path.name.startswith(".")}
+    if name not in known:
+        has = f"it has {', '.join([DEMO, *known])}; {HUB}<owner>/<name> and artefacts can be named, too"
+        raise _unknown(f"this worker has no model {name!r}", has)
+    return known[name]
+
+
+def cache_of(settings: Settings) -> ModelCache:
+    """The machine's cache of models, by default in the user's cache folder as the XDG specification has it."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlyard"
+    return ModelCache((settings.cache_dir or usual) / "models", settings.cache_bytes)
+
+
+# --- artefacts ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _artefact(artefact: UUID, where: str, context: Context, settings: Settings) -> Iterator[Path]:
+    stored = context.inputs.get(artefact)
+    if stored is None:  # the cache is all teams', so this decides who may use what is in it
+        raise InvalidInput(complaints=[Complaint(where, f"the job names no artefact {artefact} as its input")])
+
+    def fill(folder: Path) -> None:
+        shutil.rmtree(folder)  # what a process that died left there
+        folder.mkdir()
+        context.progress(None, f"fetching {stored.name}")
+        _bring(stored, folder / _plain(stored.name), context)
+
+    key = _key("artefact", stored.sha256, stored.name)
+    with cache_of(settings).entry(key, stored.bytes, fill, context.check) as entry:
+        yield _inside(entry)
+
+
+def _bring(stored: Stored, folder: Path, context: Context) -> None:
+    if stored.kind is ArtefactKind.TREE:
+        fetch_tree(context.store, stored, folder, context.check)
+        return
+    archive = folder.with_name(f".{folder.name}.archive")
+    context.store.fetch(stored, archive)
+    context.check()
+    unpack(archive, folder)
+    archive.unlink()
+
+
+def _inside(folder: Path) -> Path:
+    """The folder that holds the model: people pack a folder as often as what is in it."""
+    while not any((folder / mark).is_file() for mark in _MARKS):
+        below = [path for path in folder.iterdir() if path.is_dir()]
+        if len(below) != 1:
+            break
+        (folder,) = below
+    return folder
+
+
+# --- hubs -----------------------------------------------------------------------------------------------------
+
+
+class _Known(NamedTuple):
+    """What a name of a hub stood for when it was looked up."""
+
+    key: str
+    revision: str
+    at: float  # seconds since 1970
+
+
+@contextmanager
+def _from_hub(name: str, context: Context, settings: Settings) -> Iterator[tuple[Path, str]]:
+    repository, _, revision = name.partition("@")
+    hub = Hub(settings.hub, settings.hub_endpoint, settings.hub_token)
+    cache = cache_of(settings)
+    note = cache.folder.parent / "hub" / f"{_key(hub.kind, hub.url, name)}.json"
+    known = _read_note(note)
+    usable = known is not None and cache.has(known.key)
+    snapshot = None
+    if known is None or not usable or not (_COMMIT.fullmatch(revision) or abs(time.time() - known.at) < _FRESH_SECONDS):
+        snapshot = _look_up(hub, repository, revision, context, usable=usable)
+    if snapshot is not None:
+        known = _Known(_key("hub", snapshot.digest), snapshot.revision, time.time())
+        _write_note(note, known)
+    assert known is not None  # it was read, or looked up
+
+    def fill(folder: Path) -> None:
+        if snapshot is None:
+            raise Unavailable(f"{repository} left the cache a moment ago")
+        download(hub, snapshot, folder / _plain(repository), partial(_tell, context, repository), context.check)
+
+    with cache.entry(known.key, snapshot.bytes if snapshot else 0, fill, context.check) as entry:
+        yield _inside(entry), known.revision
+
+
+def _look_up(hub: Hub, repository: str, revision: str, context: Context, *, usable: bool) -> Snapshot | None:
+    """What the hub has now; None where it is away and what was fetched earlier can be used."""
+    try:
+        return look_up(hub, repository, revision)
+    except Unavailable as error:
+        if not usable:
+            raise
+        context.log(f"{error}; using what was fetched earlier")
+        return None
+
+
+def _tell(context: Context, repository: str, far: Progress) -> None:
+    context.progress(None, f"fetching {repository}: {far.bytes / _MB:.0f} of {far.of / _MB:.0f} MB", far.rate, "bytes")
+
+
+def _read_note(path: Path) -> _Known | None:
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        return _Known(str(content["key"]), str(content["revision"]), float(content["at"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _write_note(path: Path, known: _Known) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    written = path.with_name(f"{uuid4()}.new")
+    written.write_text(json.dumps(known._asdict()), encoding="utf-8")
+    written.rename(path)
+
+
+def _key(*words: str) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:40]
+
+
+def _plain(name: str) -> str:
+    """A name for a folder, of a name that somebody gave."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name.rpartition("/")[2]).lstrip(".")[:80] or "model"
+
+
+def _unknown(what: str, fix: str) -> InvalidInput:
+    return InvalidInput("There is no such model", [Complaint("/spec/model", what, fix)])

@@ -1,0 +1,210 @@
+"""Putting a LoRA adapter, as PEFT saves it, onto a model in memory. It knows no checkpoint's folder and no job.
+
+An adapter comes from somebody else, as a checkpoint does: it is compared with the model before it changes it, and
+only those of its settings that change nothing, or that are understood here, are followed.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from workers.qwen.checkpoint import PICKLES, Header, headers, read_json, refused
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+# What says how the adapter's tensors become a change of the weights.
+_FOLLOWED = (
+    "r", "lora_alpha", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "rank_pattern",
+    "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out", "bias", "modules_to_save",
+)  # fmt: skip
+# What was of use while it was trained, or names where it came from.
+_OF_THE_TRAINING = frozenset({
+    "peft_type", "task_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping", "peft_version",
+    "lora_dropout", "init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
+    "runtime_config", "megatron_core", "qalora_group_size", "ensure_weight_tying",
+})  # fmt: skip
+# These begin with the base's weights as they are. The others (PiSSA, OLoRA, ...) change them before they train.
+_HARMLESS_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva", "lora_ga")
+
+_PREFIX = "base_model.model."
+_KEY = re.compile(r"(?P<module>.+)\.(?P<part>lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|weight|bias)")
+_WITHOUT_SUFFIX = frozenset({"lora_embedding_A", "lora_embedding_B"})
+
+
+def check_adapter(folder: Path, base: Any, base_name: str) -> tuple[str, ...]:
+    """Compare an adapter with the model that it is for, whose tensors may be without data; reads headers alone.
+
+    Returns notes. Raises `InvalidInput` that names the file, the setting, or the first tensor that does not fit with
+    both shapes.
+    """
+    if not folder.is_dir():
+        raise refused(folder.name, "there is no such folder", "choose another adapter")
+    if not (folder / CONFIG).is_file():
+        raise refused(folder.name, f"it has no {CONFIG}", "give a LoRA adapter as PEFT saves it")
+    config = read_json(folder / CONFIG)
+    _check_settings(f"{folder.name}/{CONFIG}", config)
+    if not (folder / WEIGHTS).is_file():
+        raise refused(folder.name, *_missing(folder))
+    _check_tensors(f"{folder.name}/{WEIGHTS}", headers(folder / WEIGHTS), base)
+    meant = str(config.get("base_model_name_or_path") or "")
+    if Path(meant).name in {"", base_name}:
+        return ()
+    return (f"the adapter says that it is for {Path(meant).name}, and was put on {base_name}",)
+
+
+def merge_adapter(folder: Path, base: Any) -> Any:
+    """Put a checked adapter onto a model, and return that model with changed weights.
+
+    Raises `InvalidInput` where a tensor of the adapter holds no numbers, or where PEFT finds no place for it.
+    """
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict  # heavy, and only for those who need it
+
+    tensors = load_file(folder / WEIGHTS)
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise refused(f"{folder.name}/{WEIGHTS}", f"the tensor {name} holds NaN or infinity", "train it again")
+    config = read_json(folder / CONFIG)
+    wanted = {name: config[name] for name in _FOLLOWED if config.get(name) is not None}
+    try:
+        adapted = get_peft_model(base, LoraConfig(**wanted, lora_dropout=0.0, inference_mode=True))
+        left = set_peft_model_state_dict(adapted, tensors)
+        _expect_all_used(folder, tensors, left)
+        return adapted.merge_and_unload(safe_merge=True).eval()
+    except (ValueError, TypeError, LookupError, RuntimeError, AttributeError) as damage:
+        if isinstance(damage, torch.OutOfMemoryError):
+            raise
+        first = next(iter(str(damage).splitlines()), "") or type(damage).__name__
+        raise refused(folder.name, f"it cannot be put on the model: {first}", "save the adapter again") from damage
+
+
+def _check_settings(where: str, config: Mapping[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        what = f"the peft_type is {config.get('peft_type', 'unknown')!r}, not 'LORA'"
+        raise refused(where, what, "give a LoRA adapter, or merge it yourself")
+    if config.get("init_lora_weights") not in _HARMLESS_BEGINNINGS:
+        what = f"it began as {config['init_lora_weights']!r}, which changes the base's weights"
+        raise refused(where, what, "save it as a plain LoRA adapter")
+    for name, value in config.items():
+        if value and name not in _OF_THE_TRAINING and name not in _FOLLOWED:
+            raise refused(where, f"it sets {name}, which is not supported", "merge the adapter yourself")
+
+
+def _check_tensors(where: str, found: Mapping[str, Header], base: Any) -> None:
+    modules = dict(base.named_modules())
+    tied = {base.get_input_embeddings(), base.get_output_embeddings()} if base.config.tie_word_embeddings else ()
+    if not found:
+        raise refused(where, "it holds no tensors", "save the adapter again")
+    for name, header in found.items():
+        module, part = _place(name)
+        fix = "it is for another base model: choose that one"
+        if module not in modules:
+            raise refused(where, f"the tensor {name} changes {module or name!r}, which the model does not have", fix)
+        expected = _SHAPES[part](modules[module]) if part else None
+        if expected is None:
+            raise refused(where, f"the tensor {name} is not one of LoRA's", "save the adapter again")
+        if modules[module] in tied and part.startswith("lora_"):
+            what = f"the tensor {name} changes {module}, whose weights are the model's words in and out at once"
+            raise refused(where, what, "merge the adapter yourself, into a model that has them apart")
+        if len(header.shape) != len(expected) or any(
+            want not in {None, has} for want, has in zip(expected, header.shape, strict=True)
+        ):
+            shape = tuple("r" if want is None else want for want in expected)
+            what = f"the tensor {name} has the shape {_shown(header.shape)}, and the model needs {_shown(shape)}"
+            raise refused(where, what, fix)
+
+
+def _place(name: str) -> tuple[str, str]:
+    """The module that a tensor changes, and which part of its change it is."""
+    bare = name.removeprefix(_PREFIX)
+    stem = bare.removesuffix(".weight")
+    found = _KEY.fullmatch(stem) if stem != bare else None
+    if found is None or found["part"] in {"weight", "bias"} | _WITHOUT_SUFFIX:
+        found = _KEY.fullmatch(bare)
+    return (found["module"].removesuffix(".base_layer"), found["part"]) if found else ("", "")
+
+
+_Shape = tuple[int | None, ...]  # None: the adapter's rank
+
+
+def _down(module: nn.Module) -> _Shape | None:
+    if isinstance(module, nn.Linear):
+        return (None, module.in_features)
+    if isinstance(module, nn.Conv3d):
+        return (None, module.in_channels, *module.kernel_size)
+    return None
+
+
+def _up(module: nn.Module) -> _Shape | None:
+    if isinstance(module, nn.Linear):
+        return (module.out_features, None)
+    if isinstance(module, nn.Conv3d):
+        return (module.out_channels, None, 1, 1, 1)
+    return None
+
+
+def _embedding(first: str) -> Callable[[nn.Module], _Shape | None]:
+    def shape(module: nn.Module) -> _Shape | None:
+        if not isinstance(module, nn.Embedding):
+            return None
+        return (None, module.num_embeddings) if first == "rank" else (module.embedding_dim, None)
+
+    return shape
+
+
+def _whole(part: str) -> Callable[[nn.Module], _Shape | None]:
+    def shape(module: nn.Module) -> _Shape | None:
+        tensor = getattr(module, part, None)
+        return tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else None
+
+    return shape
+
+
+def _magnitude(module: nn.Module) -> _Shape | None:
+    if isinstance(module, nn.Linear):
+        return (module.out_features,)
+    if isinstance(module, nn.Conv3d):
+        return (1, module.out_channels, 1, 1, 1)
+    return None
+
+
+_SHAPES: Mapping[str, Callable[[nn.Module], _Shape | None]] = {
+    "lora_A": _down,
+    "lora_B": _up,
+    "lora_embedding_A": _embedding("rank"),
+    "lora_embedding_B": _embedding("width"),
+    "lora_magnitude_vector": _magnitude,
+    "weight": _whole("weight"),
+    "bias": _whole("bias"),
+}
+
+
+def _expect_all_used(folder: Path, tensors: Mapping[str, torch.Tensor], left: Any) -> None:
+    where = f"{folder.name}/{WEIGHTS}"
+    if left.unexpected_keys:
+        what = f"the tensor {left.unexpected_keys[0]} is of no module that {CONFIG} names"
+        raise refused(where, what, "save the adapter again")
+    lacking = sorted(_own(left.missing_keys))
+    if lacking:
+        what = f"it lacks {len(lacking)} of its {len(tensors) + len(lacking)} tensors, the first is {lacking[0]}"
+        raise refused(where, what, "save the adapter again")
+
+
+def _own(keys: list[str]) -> Iterator[str]:
+    """Of what PEFT did not find in the adapter's file, that which belongs to it and not to the base."""
+    return (key for key in keys if ".lora_" in key or ".modules_to_save." in key)
+
+
+def _missing(folder: Path) -> tuple[str, str]:
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        return f"it has no {WEIGHTS}, only {pickles[0]}, and a pickle can run code when it is read", "save it anew"
+    return f"it has no {WEIGHTS}", "copy the whole adapter"
+
+
+def _shown(shape: tuple[object, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"

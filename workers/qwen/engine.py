@@ -1,0 +1,155 @@
+"""One model that many threads ask at once. It knows no job, and not what an answer means.
+
+1. the caller's thread encodes its question   2. the engine's thread, the only one that runs the model, takes waiting
+questions into its batch   3. it gives every row one token after the other   4. the caller's thread reads the words
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty
+
+from vlyard.errors import Complaint, InvalidInput
+from workers.qwen.batch import Row, rope_positions, text_device
+from workers.qwen.companions import Room
+from workers.qwen.desk import Desk, closed
+from workers.qwen.features import FeatureCache
+from workers.qwen.inputs import encode, patches
+from workers.qwen.loading import LoadedModel
+from workers.qwen.request import Request
+from workers.qwen.sampling import seeded
+from workers.qwen.shift import serve
+from workers.qwen.ticket import Ended, Reason, Ticket
+from workers.qwen.words import Transcript, decode
+
+_PATIENCE = 0.1  # seconds between two looks for a stop, while a question waits for its batch
+
+
+def _never() -> None:
+    """Nothing stops the work."""
+
+
+def _nobody(words: str) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a model does at a time."""
+
+    batch_tokens: int  # of a batch: its rows × (longest question + longest answer that may come)
+    batch_rows: int
+    wait_seconds: float  # that a question waits for company, where nobody runs
+    feature_bytes: int  # of pictures' features that are kept
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the model said."""
+
+    text: str
+    finish_reason: Reason
+    prompt_tokens: int
+    completion_tokens: int  # with the one that ends the answer
+    picture_tokens: int  # those of the prompt that stand for pictures
+    seconds: float  # in its batch
+    waited_seconds: float  # from the asking to its batch's beginning
+    first_token_seconds: float  # from the asking to the first token
+    rows: int  # of its batch when it began
+    reused_pictures: int  # whose features were kept from an earlier question
+
+
+class Engine:
+    """Answers questions together. Safe to use from any number of threads."""
+
+    def __init__(self, loaded: LoadedModel, limits: Limits) -> None:
+        self._loaded: LoadedModel | None = loaded
+        self._features = FeatureCache(limits.feature_bytes)
+        self._desk = Desk(Room(limits.batch_tokens, limits.batch_rows), limits.wait_seconds)
+        self._thread = threading.Thread(
+            target=serve, args=(loaded, self._desk, self._features), name=f"engine of {loaded.name}", daemon=True
+        )
+        self._thread.start()
+
+    def ask(
+        self, request: Request, check: Callable[[], None] = _never, told: Callable[[str], None] = _nobody
+    ) -> Generation:
+        """Blocks until the answer is there. Pictures are upright RGB ones.
+
+        `check` is called at every token, from another thread, and ends the work by raising; its exception comes out
+        unchanged. `told` hears the answer as it grows, piece by piece. Raises `InvalidInput` where the question is
+        not valid or does not fit the model's context, `OutOfMemory`, and `Unavailable` once the engine is closed.
+        """
+        asked = time.monotonic()
+        loaded = self._loaded
+        if loaded is None:
+            raise closed()
+        check()
+        ticket = _ticket(loaded, request, self._features, check, listened=told is not _nobody)
+        self._desk.add(ticket)
+        try:
+            ended = _outcome(ticket, told)
+        finally:
+            ticket.over = True
+        assert ticket.began is not None
+        assert ticket.first is not None
+        encoded = ticket.row.encoded
+        return Generation(
+            text=ticket.transcript.text if ticket.transcript else decode(loaded.processor, ended.tokens),
+            finish_reason=ended.reason,
+            prompt_tokens=len(encoded.ids),
+            completion_tokens=len(ended.tokens),
+            picture_tokens=sum(shown.tokens for shown in encoded.shown),
+            seconds=ended.moment - ticket.began,
+            waited_seconds=ticket.began - asked,
+            first_token_seconds=ticket.first - asked,
+            rows=ticket.rows,
+            reused_pictures=ticket.row.reused_pictures or 0,
+        )
+
+    def close(self) -> None:
+        """End the thread and let go of the model; who still waits for an answer gets `Unavailable`."""
+        self._desk.close()
+        self._thread.join()
+        self._features.clear()
+        self._loaded = None
+
+
+# --- the caller's side ----------------------------------------------------------------------------------------
+
+
+def _ticket(
+    loaded: LoadedModel, request: Request, features: FeatureCache, check: Callable[[], None], *, listened: bool
+) -> Ticket:
+    sampling = request.sampling
+    encoded = encode(loaded.processor, request)
+    room = loaded.model.config.text_config.max_position_embeddings - len(encoded.ids)
+    if room < 1:
+        what = f"with its pictures it has {len(encoded.ids)} tokens"
+        raise InvalidInput(
+            "The question does not fit the model",
+            [Complaint("/spec/prompt", what, f"shorten it by {1 - room}, or show smaller pictures")],
+        )
+    row = Row(encoded, rope_positions(loaded, encoded), sampling, seeded(sampling, text_device(loaded)))
+    for shown in encoded.shown:
+        if features.get(shown.key) is None:
+            row.pixels[shown.key] = patches(loaded.processor, shown)
+    words = Transcript(loaded.processor, sampling.stop) if sampling.stop or listened else None
+    return Ticket(row, min(sampling.max_new_tokens, room), check, words, listened)
+
+
+def _outcome(ticket: Ticket, told: Callable[[str], None]) -> Ended:
+    """What becomes of it."""
+    while True:
+        try:
+            said = ticket.inbox.get(timeout=_PATIENCE if ticket.began is None else None)
+        except Empty:
+            if ticket.began is None:  # from then on the engine's thread looks, at every token
+                ticket.check()
+            continue
+        if isinstance(said, Ended):
+            return said
+        if isinstance(said, BaseException):
+            raise said
+        told(said)

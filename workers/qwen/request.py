@@ -1,0 +1,33 @@
+"""What a model is asked: turns of words and pictures, how it chooses, and how closely it looks."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from PIL import Image
+
+from workers.qwen.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side said. Pictures are upright RGB ones."""
+
+    role: Literal["system", "user", "assistant"]
+    content: tuple[str | Image.Image, ...]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The area that every picture is brought into, in pixels; None: the checkpoint's own."""
+
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question with all that was said before it."""
+
+    turns: tuple[Turn, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    budget: Budget = field(default_factory=Budget)
