@@ -6,9 +6,11 @@ Each imports what it runs when it runs, because every `vlyard` command reads thi
 import signal
 from typing import Annotated
 
+import orjson
 import typer
 
 from control.settings import load_settings
+from vlyard.cli.listing import AsJson
 from vlyard.errors import InvalidInput
 from vlyard.teams import Role
 
@@ -49,16 +51,19 @@ def flower() -> None:
     run_flower(settings)
 
 
-def migrate() -> None:
+def migrate(as_json: AsJson = False) -> None:
     """Bring the database to this version's schema, and make the bucket and the default pool."""
     from control.preparing import prepare
 
     prepare(load_settings())
+    if as_json:
+        typer.echo('{"migrated": true}')
 
 
 def key(
     team: Annotated[str, typer.Argument(help="The team's name; it is made where it does not exist.")],
     role: Annotated[Role, typer.Option(help="What the key may do.")] = Role.MEMBER,
+    as_json: AsJson = False,
 ) -> None:
     """Make an API key for a team, and print it: it is shown only now."""
     from control.accounts import issue_key
@@ -66,5 +71,6 @@ def key(
 
     database = Database(load_settings().database_url.get_secret_value(), connections=1)
     with database.transaction() as session:
-        typer.echo(issue_key(session, team, role))
+        made = issue_key(session, team, role)
     database.close()
+    typer.echo(orjson.dumps({"team": team, "role": role, "key": made}) if as_json else made)

@@ -6,12 +6,16 @@ Each imports what it runs when it runs, because every `vlyard` command reads thi
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
+import orjson
 import typer
 
 from control.settings import load_settings
+from vlyard.cli.listing import AsJson
 from vlyard.errors import InvalidInput
+from vlyard.teams import prefix_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -22,11 +26,14 @@ _LOOK_SECONDS = 1.0
 _PIPED_WIDTH = 160  # columns where there is no terminal to ask
 
 
-def workers() -> None:
+def workers(as_json: AsJson = False) -> None:
     """List the living workers: what they run, how much of it, and whether they are draining."""
     from rich.console import Console
     from rich.table import Table
 
+    if as_json:
+        _print([asdict(each) for each in _living()])
+        return
     table = Table("name", "pool", "device", "kinds", "slots", "running", "state", "heartbeat")
     for each in _living():
         state, silent = "draining" if each.draining else "working", f"{each.silent_seconds:.0f} s ago"
@@ -40,6 +47,7 @@ def drain(
     name: Annotated[str, typer.Argument(help="The worker's name, as `vlyard workers` shows it.")],
     undo: Annotated[bool, typer.Option("--undo", help="Give it jobs again.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return once it runs nothing any more.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Give a worker no more jobs; what it runs goes on to its end."""
     from db import workers
@@ -52,16 +60,25 @@ def drain(
             workers.drain(session, worker, draining=not undo)
     while wait and any(each.running for each in _living() if each.id in named):
         time.sleep(_LOOK_SECONDS)
+    if as_json:
+        _print([asdict(each) for each in _living() if each.id in named])
 
 
 def revoke(
     prefix: Annotated[str, typer.Argument(help="The part of the key between its underscores, or the whole key.")],
+    as_json: AsJson = False,
 ) -> None:
     """Take an API key back: from now on it opens nothing."""
     from control.accounts import revoke_key
 
     with _transaction() as session:
         revoke_key(session, prefix)
+    if as_json:
+        _print({"revoked": prefix_of(prefix)})
+
+
+def _print(value: object) -> None:
+    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2))
 
 
 def _living() -> "list[AtWork]":
