@@ -188,7 +188,7 @@ def test_watching_a_job_that_fails_fails(api: SmallApi) -> None:
     job = answers(api, event(1, "state", state="failed", attempt=1, error=error) + DONE)
     api.jobs = {id: each.model_copy(update={"state": State.FAILED}) for id, each in api.jobs.items()}
     ran = run(api, "watch", job)
-    assert ran.returncode == 1
+    assert ran.returncode == 3
     assert "failed, attempt 1: It is faulty." in ran.stdout
     assert "failed" in ran.stderr
 
