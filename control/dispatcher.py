@@ -37,6 +37,7 @@ _AT_ONCE = 500  # rows that one tick reaps or rings again at most
 _AHEAD = 2  # messages of short jobs that wait in Redis for each slot
 _SWEEP_SECONDS = 0.5  # between looks for leases and doorbells that are overdue
 _BUNDLES = {kind.name: kind.bundle for kind in KINDS.values()}
+_TOGETHER = frozenset(kind.name for kind in KINDS.values() if kind.together)
 _SHORT = frozenset(name for name, most in _BUNDLES.items() if most > 1)
 
 
@@ -134,7 +135,8 @@ class Dispatcher:
             return []
         limits = {kind: free * _BUNDLES[kind] for kind in kinds & _BUNDLES.keys()}
         waiting = [Waiting(*row) for row in queue.waiting(session, pool, limits)]
-        return bundles(fairshare.choose(waiting, here, {}, {}, slots), waiting, _BUNDLES)
+        places = {kind: sum(group.count for group in workers if kind in group.kinds) for kind in kinds & _TOGETHER}
+        return bundles(fairshare.choose(waiting, here, {}, {}, slots), waiting, _BUNDLES, places)
 
 
 def _look_ahead(workers: Sequence[Slots]) -> list[Slots]:

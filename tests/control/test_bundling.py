@@ -67,6 +67,23 @@ def test_the_messages_are_as_the_table_says(name: str) -> None:
     assert numbers(bundles(chosen, waiting, MOST)) == expected
 
 
+ASKED = [job(number, kind="inference") for number in range(1, 11)]  # four of them share a message
+
+TOGETHER: dict[str, tuple[int, int, int, list[list[int]]]] = {  # chosen, waiting, slots, messages
+    "few_are_spread_over_the_slots": (4, 4, 2, [[1, 3], [2, 4]]),
+    "many_fill_their_messages": (6, 8, 1, [[1, 3, 5, 7], [2, 4, 6, 8]]),
+    "no_message_more_than_is_needed": (6, 9, 2, [[1, 4, 7], [2, 5, 8], [3, 6, 9]]),
+    "without_the_seats_some_stay": (2, 10, 1, [[1, 3, 5, 7], [2, 4, 6, 8]]),
+    "one_is_one": (1, 1, 4, [[1]]),
+}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_what_is_done_together_travels_together(name: str) -> None:
+    chosen, waiting, slots, expected = TOGETHER[name]
+    assert numbers(bundles(ASKED[:chosen], ASKED[:waiting], MOST, {"inference": slots})) == expected
+
+
 # --- properties -----------------------------------------------------------------------------------------------
 
 JOBS = st.lists(
@@ -159,3 +176,15 @@ def test_the_order_of_those_who_wait_does_not_change_the_messages(question: Ques
     chosen, waiting = question
     shuffled = Random(seed).sample(waiting, len(waiting))
     assert bundles(chosen, shuffled, MOST) == bundles(chosen, waiting, MOST)
+
+
+@settings(max_examples=200, deadline=None)
+@given(QUESTIONS, st.integers(1, 4))
+def test_whoever_was_chosen_travels_however_many_slots_there_are(question: Question, slots: int) -> None:
+    chosen, waiting = question
+    messages = bundles(chosen, waiting, MOST, {"inference": slots})
+    travelling = [each for message in messages for each in message]
+    assert {row.job for row in chosen} <= set(travelling)
+    assert len(set(travelling)) == len(travelling)
+    assert sorted(travelling) == sorted(row.job for message in answer(question) for row in message)
+    assert all(0 < len(message) <= 4 for message in messages)
