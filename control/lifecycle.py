@@ -15,23 +15,19 @@ from sqlalchemy.orm import Session
 from control.endings import Ended, follow_up
 from control.failures import failure_of
 from control.retrying import Backoff, retry_delay
+from control.uploads import stored
 from db import artefacts, jobs, leases
-from db.models import Artefact, Job, Outcome
+from db.models import Job, Outcome
 from db.owned import owned_row
 from db.queue import Pair
 from vlyard.errors import Blame, Conflict, InvalidInput, VLyardError, WorkerLost
-from vlyard.files import ArtefactKind
+from vlyard.files import ArtefactKind, Stored
 from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.spec import Spec
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Failure
 
-
-@dataclass(frozen=True)
-class Work:
-    """A claimed job with everything that its handler needs from the database."""
-
-    claimed: leases.Claimed
-    inputs: Sequence[Artefact]
+Inputs = Mapping[tuple[UUID, UUID], Stored]  # by team and artefact
 
 
 @dataclass(frozen=True)
@@ -62,17 +58,34 @@ def claim(session: Session, worker: UUID, pairs: Sequence[Pair], rules: Rules) -
     return [claimed[pair] for pair in pairs if pair in claimed]
 
 
-def inputs_of(session: Session, claimed: leases.Claimed, wanted: Sequence[UUID]) -> Sequence[Artefact]:
-    """The artefacts that a claimed job reads, in the order asked for."""
-    found = {artefact.id: artefact for artefact in artefacts.ready(session, claimed.team, wanted)}
-    missing = [identity for identity in wanted if identity not in found]
+def inputs_of(session: Session, company: Sequence[leases.Claimed]) -> Inputs:
+    """The files that the claimed jobs of a message read, in one statement a team; without those that are gone."""
+    wanted: dict[UUID, set[UUID]] = {}
+    for claimed in company:
+        wanted.setdefault(claimed.team, set()).update(_named_by(claimed))
+    rows = [row for team, ids in wanted.items() if ids for row in artefacts.ready(session, team, ids)]
+    return {(row.team_id, row.id): stored(row) for row in rows}
+
+
+def checked_inputs(claimed: leases.Claimed, spec: Spec, found: Inputs) -> Sequence[Stored]:
+    """What a claimed job reads, in the order in which it names it. Raises `InvalidInput` for what is not there."""
+    own = {identity: file for (team, identity), file in found.items() if team == claimed.team}
+    wanted = spec.inputs()
+    missing = [identity for identity in wanted if identity not in own]
     if missing:
         raise InvalidInput(f"the artefact {missing[0]} does not exist any more")
-    trees = [artefact.id for artefact in found.values() if artefact.kind is ArtefactKind.TREE]
-    if trees and (refused := set(trees) - set(KINDS[claimed.kind].spec.model_validate(claimed.spec).trees())):
+    trees = {identity for identity in wanted if own[identity].kind is ArtefactKind.TREE}
+    if refused := trees - set(spec.trees()):
         # When the job was submitted this was an output that another job was yet to make.
         raise InvalidInput(f"the artefact {min(refused)} is a directory, and the job reads a file")
-    return [found[identity] for identity in wanted]
+    return [own[identity] for identity in wanted]
+
+
+def _named_by(claimed: leases.Claimed) -> Sequence[UUID]:
+    try:
+        return KINDS[claimed.kind].spec.model_validate(claimed.spec).inputs()
+    except ValueError:  # its attempt will say so
+        return ()
 
 
 def finish(session: Session, worker: UUID, endings: Sequence[Ending], rules: Rules) -> Mapping[Pair, State]:

@@ -23,9 +23,8 @@ import structlog
 from control import lifecycle
 from control.artefacts import ArtefactStore
 from control.failures import failure_of
-from control.lifecycle import Ending, Rules
+from control.lifecycle import Ending, Inputs, Rules
 from control.settings import Settings
-from control.uploads import stored
 from db.leases import Claimed
 from db.models import Outcome
 from db.queue import Pair
@@ -33,7 +32,6 @@ from db.session import Database
 from vlyard.errors import Cancelled, StaleAttempt, VLyardError, WorkerStopping
 from vlyard.files import Stored
 from vlyard.jobs.kinds import KINDS, Isolation, Kind
-from vlyard.jobs.spec import Spec
 from vlyard.jobs.state import State
 from workers.completer import Completer
 from workers.context import Context
@@ -68,6 +66,7 @@ class Runner:
         claimed_at = time.monotonic()
         with self.database.transaction() as session:
             claimed = lifecycle.claim(session, self.worker, pairs, self.rules)
+            inputs = lifecycle.inputs_of(session, claimed)
         if len(claimed) < len(pairs):
             logger.info("nothing to claim", count=len(pairs) - len(claimed), first=str(pairs[0][0]))
         # The leases of all are kept from the start, while they wait for their turn.
@@ -75,7 +74,7 @@ class Runner:
         ended = count(1)
 
         def one(member: tuple[Claimed, Hold]) -> Ending | None:
-            return self._end(*member, more=lambda: next(ended) < len(company))
+            return self._end(*member, inputs, more=lambda: next(ended) < len(company))
 
         if len(company) > 1 and KINDS[claimed[0].kind].together:
             with ThreadPoolExecutor(len(company), "together") as threads:
@@ -95,9 +94,9 @@ class Runner:
         killable = KINDS[job.kind].isolation is Isolation.PROCESS
         return self.keeper.hold((job.job, job.attempt), claimed_at, killable=killable)
 
-    def _end(self, job: Claimed, hold: Hold, *, more: Callable[[], bool]) -> Ending | None:
+    def _end(self, job: Claimed, hold: Hold, inputs: Inputs, *, more: Callable[[], bool]) -> Ending | None:
         """Run a member of a message and hand over how it ended; `more` of them may be about to end."""
-        ending = Ending(hold.pair, Outcome.RELEASED) if self.leaving.is_set() else self._run_one(job, hold)
+        ending = Ending(hold.pair, Outcome.RELEASED) if self.leaving.is_set() else self._run_one(job, hold, inputs)
         follows = more()
         if ending is None:
             self.keeper.release(hold)
@@ -105,13 +104,13 @@ class Runner:
             self.completer.hand_over(ending, hold, partial(self._recorded, hold, ending), more=follows)
         return ending
 
-    def _run_one(self, job: Claimed, hold: Hold) -> Ending | None:
+    def _run_one(self, job: Claimed, hold: Hold, inputs: Inputs) -> Ending | None:
         """How the attempt ended; None where it was lost meanwhile."""
         kind = KINDS[job.kind]
         log = hold.log = AttemptLog(hold.pair, self.secrets)
         hold.start(min(kind.time_limit.total_seconds(), job.max_runtime_seconds or math.inf))
         try:
-            ending = replace(self._attempt(kind, job, hold, log), spent=time.monotonic() - hold.began_at)
+            ending = replace(self._attempt(kind, job, hold, log, inputs), spent=time.monotonic() - hold.began_at)
             return replace(ending, log=self._publish_log(job, log))
         except StaleAttempt as error:
             logger.warning("attempt given up", job=str(job.job), attempt=job.attempt, reason=str(error))
@@ -125,11 +124,11 @@ class Runner:
         else:
             logger.info("attempt ended", **told, outcome=ending.outcome, state=state)
 
-    def _attempt(self, kind: Kind, claimed: Claimed, hold: Hold, log: AttemptLog) -> Ending:
+    def _attempt(self, kind: Kind, claimed: Claimed, hold: Hold, log: AttemptLog, found: Inputs) -> Ending:
         """Run the handler, whatever it does; only a lost lease is raised."""
         try:
             hold.check()  # it may have been cancelled while it waited for its turn
-            result, published = self._handle(kind, claimed, hold, log)
+            result, published = self._handle(kind, claimed, hold, log, found)
         except StaleAttempt:
             raise
         except Cancelled:
@@ -145,10 +144,10 @@ class Runner:
         return Ending(hold.pair, Outcome.SUCCEEDED, result=result, artefacts=[asdict(file) for file in published])
 
     def _handle(
-        self, kind: Kind, claimed: Claimed, hold: Hold, log: AttemptLog
+        self, kind: Kind, claimed: Claimed, hold: Hold, log: AttemptLog, found: Inputs
     ) -> tuple[dict[str, Any], Sequence[Stored]]:
         spec = kind.spec.model_validate(claimed.spec)
-        inputs = self._inputs(claimed, spec)
+        inputs = lifecycle.checked_inputs(claimed, spec, found)
         prefix = _prefix(claimed)
         with self._scratch() as folder:
             if kind.isolation is Isolation.PROCESS:
@@ -206,13 +205,6 @@ class Runner:
     @cached_property
     def _room(self) -> Path:
         return Path(self.settings.work_dir or tempfile.gettempdir())
-
-    def _inputs(self, claimed: Claimed, spec: Spec) -> Sequence[Stored]:
-        wanted = spec.inputs()
-        if not wanted:
-            return []
-        with self.database.transaction() as session:
-            return [stored(row) for row in lifecycle.inputs_of(session, claimed, wanted)]
 
 
 def _prefix(job: Claimed) -> str:

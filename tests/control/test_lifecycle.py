@@ -35,6 +35,7 @@ from vlyard.errors import (
     VLyardError,
     WorkerLost,
 )
+from vlyard.jobs.inference import InferenceSpec
 from vlyard.jobs.state import TERMINAL, State
 
 AT_ONCE = Rules(lease_seconds=30, backoff=Backoff(0, 0), rng=Random(1))
@@ -339,11 +340,14 @@ def test_a_claimed_job_gets_its_inputs_in_the_order_it_names_them(database: Data
         first, second = output("a"), output("b")
         lifecycle.finish(session, worker, [Ending(pair, Outcome.SUCCEEDED, artefacts=[first, second])], AT_ONCE)
         team = session.get_one(Job, pair[0]).team_id
-        claimed = leases.Claimed(uuid4(), 1, team, "noop", {}, None)
-        found = lifecycle.inputs_of(session, claimed, [second["id"], first["id"]])
-        assert [row.id for row in found] == [second["id"], first["id"]]
+        spec = InferenceSpec(images=(second["id"], first["id"]), prompt="What?")
+        claimed = leases.Claimed(uuid4(), 1, team, "inference", spec.model_dump(mode="json"), None)
+        stranger = dataclasses.replace(claimed, team=rows.team(session))
+        unreadable = dataclasses.replace(claimed, spec={"kind": "inference", "of": "yesterday"})
+        found = lifecycle.inputs_of(session, [unreadable, claimed])
+        assert [file.id for file in lifecycle.checked_inputs(claimed, spec, found)] == [second["id"], first["id"]]
         with pytest.raises(InvalidInput, match="does not exist any more"):
-            lifecycle.inputs_of(session, dataclasses.replace(claimed, team=rows.team(session)), [first["id"]])
+            lifecycle.checked_inputs(stranger, spec, lifecycle.inputs_of(session, [stranger]))
 
 
 @pytest.mark.parametrize(

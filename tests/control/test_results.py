@@ -17,6 +17,7 @@ from tests.db import rows
 from tests.system import System
 from vlyard.errors import InvalidInput
 from vlyard.files import ArtefactKind
+from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.state import State
 
 RULES = rules_from(Settings())
@@ -77,8 +78,9 @@ def test_a_job_that_reads_a_file_does_not_begin_with_a_directory_that_another_on
         lifecycle.finish(session, worker, [Ending(pair, Outcome.SUCCEEDED, artefacts=[tree])], RULES)
         spec = {"kind": kind, field: str(tree["id"]), **({"prompt": "What?"} if kind == "inference" else {})}
         reader = Claimed(uuid7(), 1, owner, kind, spec, None)
+        wanted, found = KINDS[kind].spec.model_validate(spec), lifecycle.inputs_of(session, [reader])
         if kind == "conversion":
-            assert [row.id for row in lifecycle.inputs_of(session, reader, [tree["id"]])] == [tree["id"]]
+            assert [each.id for each in lifecycle.checked_inputs(reader, wanted, found)] == [tree["id"]]
         else:
             with pytest.raises(InvalidInput, match="is a directory, and the job reads a file"):
-                lifecycle.inputs_of(session, reader, [tree["id"]])
+                lifecycle.checked_inputs(reader, wanted, found)
