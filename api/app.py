@@ -7,7 +7,7 @@ from importlib.metadata import version
 import uvicorn
 from fastapi import FastAPI
 
-from api import artefacts, events, health, jobs, keys, outputs, pools, problems, teams, trees, webhooks, why
+from api import artefacts, events, health, jobs, keys, models, outputs, pools, problems, teams, trees, webhooks, why
 from api.desk import House
 from api.intake import Intake
 from api.request_id import RequestIds
@@ -48,7 +48,7 @@ def make_app(settings: Settings, heartbeat_seconds: float = HEARTBEAT_SECONDS) -
     app.state.heartbeat_seconds = heartbeat_seconds
     app.add_middleware(RequestIds)
     problems.install(app)
-    for each in (jobs, events, outputs, why, artefacts, trees, webhooks, pools, teams, keys, health):
+    for each in (jobs, events, outputs, why, artefacts, trees, models, webhooks, pools, teams, keys, health):
         app.include_router(each.router)
     return app
 

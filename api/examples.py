@@ -32,6 +32,26 @@ SUBMISSIONS: dict[str, Any] = {
             }
         },
     },
+    "training_check": {
+        "summary": "See what a training would learn, before it costs time on a GPU",
+        "value": {"spec": {"kind": "training_check", "dataset": AN_ARTEFACT}},
+    },
+    "training": {
+        "summary": "Tune a model on a converted dataset",
+        "value": {
+            "spec": {
+                "kind": "training",
+                "dataset": AN_ARTEFACT,
+                "model": "hub:Qwen/Qwen3-VL-2B-Instruct",
+                "name": "street",
+                "evaluate": "end",
+            }
+        },
+    },
+    "evaluation": {
+        "summary": "Measure how well a model finds things",
+        "value": {"spec": {"kind": "evaluation", "dataset": AN_ARTEFACT, "splits": ["val"]}},
+    },
     "noop": {
         "summary": "Do nothing (administrators only)",
         "value": {"spec": {"kind": "noop", "echo": "hello"}, "priority": 10},

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Body, Query, Response
 from sqlalchemy.orm import Session
 
 from api import job_operations
+from api.cursors import Cursor, Limit, place_of
 from api.desk import AtDesk, Desk, IdempotencyKey, Wait
 from api.examples import BATCHES, SUBMISSIONS
 from api.views import job_row_view, job_view, submitted_view
@@ -68,11 +69,11 @@ async def list_jobs(
     label: Annotated[
         list[str] | None, Query(description="`key:value`; with several, only jobs that have all of them.")
     ] = None,
-    cursor: Annotated[str | None, Query(description="The `next_cursor` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> view.Page:
     """Your team's jobs."""
-    before, labels = _cursor(cursor), _labels(label or [])
+    before, labels = place_of(cursor), _labels(label or [])
 
     def read(session: Session, caller: Caller) -> view.Page:
         rows = jobs.page(
@@ -98,14 +99,6 @@ async def _after(desk: Desk, job: view.Job, wait: float) -> view.Job:
     await desk.ended(job.id, wait)
     looked: view.Job = await desk.run(_look(job.id))
     return looked
-
-
-def _cursor(text: str | None) -> UUID | None:
-    try:
-        return UUID(text) if text else None
-    except ValueError:
-        complaint = Complaint("/query/cursor", f"{text!r} is no cursor", "pass the `next_cursor` of the page before")
-        raise InvalidInput(complaints=[complaint]) from None
 
 
 def _labels(texts: list[str]) -> dict[str, str]:

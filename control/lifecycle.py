@@ -12,22 +12,18 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from control import registry
 from control.endings import Ended, follow_up
 from control.failures import failure_of
 from control.retrying import Backoff, retry_delay
-from control.uploads import stored
 from db import artefacts, jobs, leases
 from db.models import Job, Outcome
 from db.owned import owned_row
 from db.queue import Pair
-from vlyard.errors import Blame, Conflict, InvalidInput, VLyardError, WorkerLost
-from vlyard.files import ArtefactKind, Stored
-from vlyard.jobs.kinds import KINDS
-from vlyard.jobs.spec import Spec
+from vlyard.errors import Blame, Conflict, VLyardError, WorkerLost
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Failure
-
-Inputs = Mapping[tuple[UUID, UUID], Stored]  # by team and artefact
+from vlyard.models import makes_version
 
 
 @dataclass(frozen=True)
@@ -58,36 +54,6 @@ def claim(session: Session, worker: UUID, pairs: Sequence[Pair], rules: Rules) -
     return [claimed[pair] for pair in pairs if pair in claimed]
 
 
-def inputs_of(session: Session, company: Sequence[leases.Claimed]) -> Inputs:
-    """The files that the claimed jobs of a message read, in one statement a team; without those that are gone."""
-    wanted: dict[UUID, set[UUID]] = {}
-    for claimed in company:
-        wanted.setdefault(claimed.team, set()).update(_named_by(claimed))
-    rows = [row for team, ids in wanted.items() if ids for row in artefacts.ready(session, team, ids)]
-    return {(row.team_id, row.id): stored(row) for row in rows}
-
-
-def checked_inputs(claimed: leases.Claimed, spec: Spec, found: Inputs) -> Sequence[Stored]:
-    """What a claimed job reads, in the order in which it names it. Raises `InvalidInput` for what is not there."""
-    own = {identity: file for (team, identity), file in found.items() if team == claimed.team}
-    wanted = spec.inputs()
-    missing = [identity for identity in wanted if identity not in own]
-    if missing:
-        raise InvalidInput(f"the artefact {missing[0]} does not exist any more")
-    trees = {identity for identity in wanted if own[identity].kind is ArtefactKind.TREE}
-    if refused := trees - set(spec.trees()):
-        # When the job was submitted this was an output that another job was yet to make.
-        raise InvalidInput(f"the artefact {min(refused)} is a directory, and the job reads a file")
-    return [own[identity] for identity in wanted]
-
-
-def _named_by(claimed: leases.Claimed) -> Sequence[UUID]:
-    try:
-        return KINDS[claimed.kind].spec.model_validate(claimed.spec).inputs()
-    except ValueError:  # its attempt will say so
-        return ()
-
-
 def finish(session: Session, worker: UUID, endings: Sequence[Ending], rules: Rules) -> Mapping[Pair, State]:
     """Record how attempts ended; returns their jobs' new states, without the attempts that are not its own any more."""
     by_pair = {ending.pair: ending for ending in endings}
@@ -95,6 +61,7 @@ def finish(session: Session, worker: UUID, endings: Sequence[Ending], rules: Rul
     by_pair |= _empty_promises(session, held, by_pair)
     made = [row for pair, job in held.items() for row in _made_by(job, by_pair[pair])]
     artefacts.insert_ready(session, made)
+    by_pair |= _named(session, held, by_pair)
     return _conclude(session, [(job, by_pair[pair]) for pair, job in held.items()], rules)
 
 
@@ -163,6 +130,19 @@ def _empty_promises(
             why = VLyardError(f"the result names artefacts that were never stored: {', '.join(absent)}")
             ends[pair] = replace(by_pair[pair], outcome=Outcome.FAILED, result=None, failure=failure_of(why))
     return ends
+
+
+def _named(session: Session, held: Mapping[Pair, leases.Held], by_pair: Mapping[Pair, Ending]) -> Mapping[Pair, Ending]:
+    """How attempts end that made a model: with the name of its version in their results."""
+    made = [
+        (held[pair].team, ending)
+        for pair in held
+        if (ending := by_pair[pair]).outcome is Outcome.SUCCEEDED and makes_version(ending.result or {})
+    ]
+    return {
+        ending.pair: replace(ending, result=registry.add(session, team, ending.pair[0], ending.result or {}))
+        for team, ending in sorted(made, key=lambda each: (each[0], each[1].pair))
+    }
 
 
 def _not_its_own(ending: Ending) -> Mapping[UUID, str]:

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     leftover_keep_seconds: float = Field(
         3600, gt=0, description="What an attempt that did not succeed left in the store is removed this long after it."
     )
+    checkpoint_keep_seconds: float = Field(
+        3600, gt=0, description="The checkpoints of a job are removed this long after its end."
+    )
 
     api_host: str = Field("127.0.0.1", description="The address that the API listens on.")
     api_port: int = Field(8080, ge=0, le=65535, description="The port that the API listens on.")

@@ -1,7 +1,7 @@
 """Accepting jobs: checked, made and stored in one transaction. Redis has no part in it."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from control import dependencies
+from control import dependencies, registry
 from control.accounts import Caller
 from control.dependencies import Plan, Wanted
 from control.sharding import with_shares
@@ -23,6 +23,7 @@ from db.models import Job
 from db.owned import owned_row
 from vlyard.errors import Complaint, Forbidden, InvalidInput, VLyardError
 from vlyard.files import ArtefactKind
+from vlyard.jobs.generation import ModelVersion
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.spec import Reference
 from vlyard.jobs.view import Batch, Submission
@@ -180,9 +181,10 @@ class _Facts:
     now: datetime
     pools: Collection[str]
     ready: Mapping[tuple[UUID, UUID], ArtefactKind]  # by (team, artefact)
+    models: Mapping[UUID, Sequence[ModelVersion]]  # by team, all versions of models that are named
 
 
-def _facts(session: Session, asked: Iterable[tuple[Caller, Wanted]]) -> _Facts:
+def _facts(session: Session, asked: Sequence[tuple[Caller, Wanted]]) -> _Facts:
     pools: set[str] = set()
     inputs: dict[UUID, set[UUID]] = {}
     for caller, wanted in asked:
@@ -192,7 +194,8 @@ def _facts(session: Session, asked: Iterable[tuple[Caller, Wanted]]) -> _Facts:
     files = ((team, file) for team, named in inputs.items() for file in artefacts.ready(session, team, named))
     ready = {(team, file.id): file.kind for team, file in files}
     now, found = jobs.circumstances(session, pools)
-    return _Facts(now, found, ready)
+    models = registry.existing(session, ((caller.team, wanted.submission.spec) for caller, wanted in asked))
+    return _Facts(now, found, ready, models)
 
 
 def _fault(caller: Caller, wanted: Wanted, facts: _Facts) -> VLyardError | None:
@@ -222,6 +225,7 @@ def _complaints(team: UUID, wanted: Wanted, facts: _Facts) -> Iterator[Complaint
             yield Complaint(where, f"there is no artefact {id} that is ready", fix)
         elif kind is ArtefactKind.TREE and id not in wanted.submission.spec.trees():
             yield Complaint(where, f"the artefact {id} is a directory", "name a file")
+    yield from registry.complaints(wanted.submission.spec, wanted.where, facts.models.get(team, ()))
     yield from _too_long(wanted)
 
 

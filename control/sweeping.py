@@ -6,6 +6,7 @@ costs a round.
 """
 
 import random
+import re
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ import structlog
 from control.artefacts import ArtefactStore
 from control.settings import Settings
 from db import sweeping
-from db.artefacts import open_uploads
+from db.artefacts import made_by, open_uploads
 from db.session import Database
 from db.sweeping import Leftover
 from vlyard.errors import Unavailable
@@ -28,6 +29,7 @@ log = structlog.get_logger()
 _PAUSE_SECONDS = 0.5  # between the batches of a round
 _FOLDERS_AT_ONCE, _ROWS_AT_ONCE, _OBJECTS_AT_ONCE = 20, 1000, 1000
 _OURS = "teams/"  # what all keys of artefacts begin with
+_IS_CHECKPOINT = re.compile(r"/attempts/\d+/checkpoint-\d+/")
 
 
 class Sweeper:
@@ -51,7 +53,7 @@ class Sweeper:
     def sweep(self) -> int:
         """One round: everything that is due, in small transactions; returns how much was removed."""
         done = 0
-        for each in (self._keys, self._deliveries, self._uploads, self._leftovers):
+        for each in (self._keys, self._deliveries, self._uploads, self._leftovers, self._checkpoints):
             while not self._stopped.is_set() and (count := each()):
                 done += count
                 self._stopped.wait(_PAUSE_SECONDS)
@@ -82,15 +84,29 @@ class Sweeper:
         return len(abandoned)
 
     def _leftovers(self) -> int:
-        """Remove what attempts that did not succeed left in the store and no artefact names."""
+        """Remove what attempts that did not succeed left in the store, and no artefact or checkpoint names."""
         with self._database.transaction() as session:
             found = sweeping.lock_leftovers(session, self._settings.leftover_keep_seconds, _FOLDERS_AT_ONCE)
-            named = sweeping.named_by(session, [each.pair for each in found])
+            pairs = [each.pair for each in found]
+            named = [*sweeping.named_by(session, pairs), *sweeping.kept_by(session, pairs)]
             for each in found:
                 kept = [(key, kind) for pair, key, kind in named if pair == each.pair]
                 self._remove_leftover(each, kept)
-            sweeping.note_swept(session, [each.pair for each in found])
+            sweeping.note_swept(session, pairs)
         return len(found)
+
+    def _checkpoints(self) -> int:
+        """Remove the checkpoints of jobs that have ended, and what was meant to be one and has no row."""
+        with self._database.transaction() as session:
+            found = sweeping.lock_outlived(session, self._settings.checkpoint_keep_seconds, _FOLDERS_AT_ONCE)
+            for job, team in found:
+                made = tuple(_folder(row.key) for row in made_by(session, team, job) if row.kind is ArtefactKind.TREE)
+                self._remove_checkpoints(f"{_OURS}{team}/jobs/{job}/attempts/", made)
+            sweeping.forget_checkpoints(session, [job for job, _ in found])
+        return len(found)
+
+    def _remove_checkpoints(self, attempts: str, made: tuple[str, ...]) -> None:
+        self._remove_below(attempts, lambda key: key.startswith(made) or not _IS_CHECKPOINT.search(key))
 
     def _remove_leftover(self, attempt: Leftover, kept: Sequence[tuple[str, ArtefactKind]]) -> None:
         job, number = attempt.pair

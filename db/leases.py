@@ -115,14 +115,23 @@ def renew(session: Session, worker: UUID, pairs: Sequence[Pair], lease_seconds: 
 
 def record_progress(session: Session, worker: UUID, pair: Pair, progress: Mapping[str, Any]) -> None:
     """Store how far an attempt is, unless the attempt is no longer the worker's."""
+    _tell(session, worker, pair, "progress", progress, progress=dict(progress))
+
+
+def record_metrics(session: Session, worker: UUID, pair: Pair, metrics: Mapping[str, Any]) -> None:
+    """Store what an attempt measured, as an event, unless the attempt is no longer the worker's."""
+    _tell(session, worker, pair, "metrics", metrics)
+
+
+def _tell(session: Session, worker: UUID, pair: Pair, type: str, data: Mapping[str, Any], **columns: Any) -> None:
     statement = (
         update(Job)
         .where(Job.id == pair[0], Job.attempt == pair[1], Job.worker_id == worker, Job.state == State.RUNNING)
-        .values(progress=dict(progress), last_event=Job.last_event + 1)
+        .values(last_event=Job.last_event + 1, **columns)
         .returning(Job.id, Job.last_event)
     )
     rows = session.execute(statement).all()
-    append_events(session, [(row.id, row.last_event, dict(progress)) for row in rows], type="progress")
+    append_events(session, [(row.id, row.last_event, dict(data)) for row in rows], type=type)
 
 
 def lock_held(session: Session, worker: UUID, pairs: Sequence[Pair]) -> Sequence[Held]:

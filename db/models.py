@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
@@ -71,18 +71,14 @@ class Table(DeclarativeBase):
             "ck": "ck_%(table_name)s_%(constraint_name)s",
         }
     )
-    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy reads this plain attribute
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
         str: Text,
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB(none_as_null=True),
         list[str]: ARRAY(Text),
-        State: _by_value(State),
-        Role: _by_value(Role),
-        Outcome: _by_value(Outcome),
-        Device: _by_value(Device),
-        ArtefactState: _by_value(ArtefactState),
-        ArtefactKind: _by_value(ArtefactKind),
-        DeliveryState: _by_value(DeliveryState),
+        **{
+            kind: _by_value(kind) for kind in (State, Role, Outcome, Device, ArtefactState, ArtefactKind, DeliveryState)
+        },
     }
 
 
@@ -155,6 +151,9 @@ class Worker(Table):
     __table_args__ = (Index("ix_workers_alive", "pool", "device", postgresql_where=text("ended_at IS NULL")),)
 
 
+_IN_LINE = text("state = 'queued' AND rung_at IS NULL")
+
+
 class Job(Table):
     """A job's whole truth. `attempt` is the fencing token: a write that carries another number is refused."""
 
@@ -195,15 +194,7 @@ class Job(Table):
 
     __table_args__ = (
         # One index for each question the queue asks, holding only the rows that the question is about.
-        Index(
-            "ix_jobs_queued",
-            "pool",
-            "kind",
-            "team_id",
-            text("priority DESC"),
-            "id",
-            postgresql_where=text("state = 'queued' AND rung_at IS NULL"),
-        ),
+        Index("ix_jobs_queued", "pool", "kind", "team_id", text("priority DESC"), "id", postgresql_where=_IN_LINE),
         Index("ix_jobs_delayed", "available_at", postgresql_where=text("state = 'queued' AND rung_at IS NOT NULL")),
         Index("ix_jobs_dispatched", "rung_at", postgresql_where=text("state = 'dispatched'")),
         Index("ix_jobs_running", "lease_until", postgresql_where=text("state = 'running'")),
@@ -250,11 +241,7 @@ class Attempt(Table):
     swept: Mapped[bool] = mapped_column(server_default=text("false"))  # what it left in the store has been removed
 
     __table_args__ = (
-        Index(
-            "ix_attempts_unswept",
-            "ended_at",
-            postgresql_where=text("outcome <> 'succeeded' AND NOT swept"),
-        ),
+        Index("ix_attempts_unswept", "ended_at", postgresql_where=text("outcome <> 'succeeded' AND NOT swept")),
     )
 
 
@@ -307,6 +294,39 @@ class Artefact(Table):
         Index("ix_artefacts_pending", "asked_at", postgresql_where=text("state = 'pending'")),
         Index("ix_artefacts_resumable", "team_id", "sha256", postgresql_where=text("state = 'pending'")),
     )
+
+
+class Checkpoint(Table):
+    """What the next attempt at a job goes on from. What lies in the store is one only once a row here names it."""
+
+    __tablename__ = "checkpoints"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    attempt: Mapped[int]
+    key: Mapped[str]  # of its tree's manifest
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Model(Table):
+    """A version of a team's named model: what a job made, and on which base."""
+
+    __tablename__ = "models"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    team_id: Mapped[UUID] = mapped_column(ForeignKey("teams.id"))
+    name: Mapped[str]
+    version: Mapped[int]
+    artefact_id: Mapped[UUID] = mapped_column(ForeignKey("artefacts.id"))
+    base: Mapped[str]  # as the job named it
+    base_artefact_id: Mapped[UUID | None] = mapped_column(ForeignKey("artefacts.id"))
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"))
+    manifest: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (UniqueConstraint("team_id", "name", "version"), Index("ix_models_artefact", "artefact_id"))
 
 
 class OpenUpload(Table):

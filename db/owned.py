@@ -6,10 +6,10 @@ from uuid import UUID
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from db.models import Artefact, Job, Webhook, WebhookDelivery
+from db.models import Artefact, Job, Model, Webhook, WebhookDelivery
 from vlyard.errors import NotFound
 
-Owned = TypeVar("Owned", Job, Artefact, Webhook, WebhookDelivery)
+Owned = TypeVar("Owned", Job, Artefact, Model, Webhook, WebhookDelivery)
 
 
 def owned(entity: type[Owned], team: UUID) -> Select[Owned]:

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Select, and_, delete, select, tuple_, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, and_, delete, func, select, tuple_, update
+from sqlalchemy.orm import Session, aliased
 
 from db.clock import from_now
 from db.models import (
     Artefact,
     ArtefactState,
     Attempt,
+    Checkpoint,
     DeliveryState,
     IdempotencyKey,
     Job,
@@ -21,6 +22,7 @@ from db.models import (
 )
 from db.queue import Pair
 from vlyard.files import ArtefactKind
+from vlyard.jobs.state import TERMINAL
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,32 @@ def named_by(session: Session, pairs: Sequence[Pair]) -> Sequence[tuple[Pair, st
     )
     rows = session.execute(query.where(tuple_(Attempt.job_id, Attempt.number).in_(pairs))).all()
     return [((job, number), key, kind) for job, number, key, kind in rows]
+
+
+def kept_by(session: Session, pairs: Sequence[Pair]) -> Sequence[tuple[Pair, str, ArtefactKind]]:
+    """The keys of the checkpoints that these attempts made, from which others may go on."""
+    query = select(Checkpoint.job_id, Checkpoint.attempt, Checkpoint.key)
+    rows = session.execute(query.where(tuple_(Checkpoint.job_id, Checkpoint.attempt).in_(pairs))).all()
+    return [((job, number), key, ArtefactKind.TREE) for job, number, key in rows]
+
+
+def lock_outlived(session: Session, older_than_seconds: float, limit: int) -> Sequence[tuple[UUID, UUID]]:
+    """The (job, team) of jobs that ended so long ago and have checkpoints, which no attempt goes on from any more."""
+    other = aliased(Checkpoint)
+    last = select(func.max(other.step)).where(other.job_id == Checkpoint.job_id).scalar_subquery()
+    query = (
+        select(Checkpoint.job_id, Job.team_id)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(Checkpoint.step == last, Job.state.in_(TERMINAL), Job.finished_at < from_now(-older_than_seconds))
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=Checkpoint)  # one row for each job: two sweepers never share one
+    )
+    return [(row.job_id, row.team_id) for row in session.execute(query)]
+
+
+def forget_checkpoints(session: Session, jobs: Sequence[UUID]) -> None:
+    """Forget all checkpoints of these jobs."""
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id.in_(jobs)))
 
 
 def known_uploads(session: Session, uploads: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:

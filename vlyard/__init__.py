@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from vlyard.jobs.conversion import ConversionResult, ConversionSpec
+    from vlyard.jobs.evaluation import EvaluationResult, EvaluationSpec
     from vlyard.jobs.events import Event
     from vlyard.jobs.inference import (
         Answer,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from vlyard.jobs.prediction import PredictionResult, PredictionSpec
     from vlyard.jobs.spec import Result, Spec
     from vlyard.jobs.state import State
+    from vlyard.jobs.training import TrainingResult, TrainingSpec
+    from vlyard.jobs.training_check import TrainingCheckResult, TrainingCheckSpec
     from vlyard.jobs.view import Artefact, Job
 
 __all__ = [
@@ -53,6 +56,8 @@ __all__ = [
     "ConversionResult",
     "ConversionSpec",
     "ElementFound",
+    "EvaluationResult",
+    "EvaluationSpec",
     "Event",
     "InferenceResult",
     "InProcess",
@@ -73,6 +78,10 @@ __all__ = [
     "Spec",
     "State",
     "TextPart",
+    "TrainingCheckResult",
+    "TrainingCheckSpec",
+    "TrainingResult",
+    "TrainingSpec",
     "Unavailable",
     "UserError",
     "VLyardError",
@@ -83,12 +92,15 @@ __all__ = [
 _MODULES = (
     "vlyard.errors",
     "vlyard.jobs.conversion",
+    "vlyard.jobs.evaluation",
     "vlyard.jobs.events",
     "vlyard.jobs.inference",
     "vlyard.jobs.noop",
     "vlyard.jobs.prediction",
     "vlyard.jobs.spec",
     "vlyard.jobs.state",
+    "vlyard.jobs.training",
+    "vlyard.jobs.training_check",
     "vlyard.jobs.view",
     "vlyard.client",
     "vlyard.client.in_process",

@@ -107,7 +107,8 @@ def work(settings: Settings, post: Post) -> None:
     )
     rules = rules_from(settings)
     completer = Completer(database, worker, rules, lambda: bell.strike(*Channel))
-    runner = Runner(worker, database, ArtefactStore(settings), keeper, completer, settings, rules, secrets_of(settings))
+    store, secrets = ArtefactStore(settings), secrets_of(settings)
+    runner = Runner(worker, database, store, keeper, completer, settings, rules, secrets, _unload)
     keeper.start()
     bell.start()
     completer.start()
@@ -158,6 +159,13 @@ def _add_task(app: Celery, kind: str, runner: Runner) -> None:
             raise AttemptFailed(
                 first if len(pairs) == 1 else f"{len(failed)} of {len(pairs)} failed; the first: {first}"
             )
+
+
+def _unload() -> None:
+    """Give back the memory of every model of this process that nobody asks."""
+    from workers.asking import own_models  # here, because it brings torch
+
+    own_models().warm.unload()
 
 
 def _gpu_machine(cpu_threads: int) -> Machine:

@@ -21,6 +21,7 @@ from workers.qwen.engine import Engine, Generation, Limits
 from workers.qwen.loading import LoadedModel, load_model
 from workers.qwen.request import Budget, Request, Turn
 from workers.qwen.sampling import Sampling
+from workers.qwen.sharing import put_on
 from workers.qwen.warm import Held, Source, WarmModels
 
 _SLIMMEST = 200  # Qwen's own limit: transformers' smart_resize refuses what is slimmer
@@ -32,12 +33,13 @@ class Asker:
 
     engine: Engine
     used: ModelUsed
+    system: str | None  # what the model was trained to be told first
     rows: int  # how many questions it answers at a time
     check: Callable[[], None]  # raises when it is time to stop
 
     def ask(self, spec: GenerationSpec, turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Answer:
         """Ask about upright RGB pictures, which the turns show in that order. Raises `InvalidInput`, `OutOfMemory`."""
-        request = Request(tuple(turns), _sampling(spec), Budget(spec.min_pixels, spec.max_pixels))
+        request = Request(tuple(turns), sampling_of(spec), Budget(spec.min_pixels, spec.max_pixels), system=self.system)
         return _answer(self.engine.ask(request, self.check), pictures)
 
 
@@ -61,7 +63,7 @@ class Models:
             self.warm.hold(source, context.check) as held,
         ):
             context.progress(None, "asking the model")
-            yield Asker(held.attached, _used(spec, held), self.settings.batch_rows, context.check)
+            yield Asker(held.attached, _used(spec, held), held.loaded.system, self.settings.batch_rows, context.check)
 
 
 def make_models(settings: Settings) -> Models:
@@ -96,11 +98,14 @@ def turns_about(spec: GenerationSpec, question: str, pictures: Sequence[Image.Im
     return [*system, Turn("user", (*pictures, question))]
 
 
-def _load(source: Source) -> LoadedModel:
+def _load(source: Source, base: LoadedModel | None) -> LoadedModel:
+    if base is not None and source.adapter is not None:
+        return put_on(base, source.adapter)
     return load_model(source.folder, source.adapter, source.gpus, revision=source.revision)
 
 
-def _sampling(spec: GenerationSpec) -> Sampling:
+def sampling_of(spec: GenerationSpec) -> Sampling:
+    """How a specification has answers chosen."""
     return Sampling(
         max_new_tokens=spec.new_tokens,
         do_sample=spec.do_sample,

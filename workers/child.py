@@ -22,12 +22,15 @@ def main() -> None:
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
     with os.fdopen(descriptor, "wb", buffering=0) as speech:
+        stop = threading.Event()
         assignment = Assignment.model_validate_json(sys.stdin.buffer.readline())
+        if KINDS[assignment.kind].resumes:  # others end at once when they are asked to
+            signal.signal(signal.SIGTERM, lambda *_: stop.set())
         threading.Thread(target=_die_with_parent, daemon=True).start()
-        _say(speech, _attempt(assignment, speech))
+        _say(speech, _attempt(assignment, speech, stop))
 
 
-def _attempt(assignment: Assignment, speech: BinaryIO) -> Report:
+def _attempt(assignment: Assignment, speech: BinaryIO, stop: threading.Event) -> Report:
     try:
         kind = KINDS[assignment.kind]
         context = Context(
@@ -39,6 +42,12 @@ def _attempt(assignment: Assignment, speech: BinaryIO) -> Report:
             prefix=assignment.prefix,
             tell=lambda *told: _say(speech, Report(progress=told)),
             check=lambda: None,  # whoever wants this process to stop kills it
+            resume=assignment.resume,
+            shortages=assignment.shortages,
+            named=assignment.named,
+            record=lambda data: _say(speech, Report(metrics=dict(data))),
+            hand_over=lambda checkpoint: _say(speech, Report(checkpoint=checkpoint)),
+            stopping=stop.is_set,
         )
         result = load_handler(kind)(kind.spec.model_validate(assignment.spec), context)
         return Report(result=result.model_dump(mode="json"), published=context.published)

@@ -4,9 +4,11 @@ The same context serves a handler in a thread and one in a child process; only w
 A context knows no database and no queue.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -14,6 +16,17 @@ from uuid_utils.compat import uuid7
 from vlyard.errors import InvalidInput
 from vlyard.files import ArtefactKind, Stored
 from workers.trees import Store, fetch_tree, store_tree
+
+_LATEST = 2  # checkpoints of a job that stay, where its handler does not say
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What an attempt reached, as a tree in the store, from which the next one can go on."""
+
+    step: int
+    tree: Stored
+    latest: int = _LATEST  # how many of the job's checkpoints stay, this one among them
 
 
 @dataclass
@@ -29,6 +42,12 @@ class Context:
     tell: Callable[..., None]  # where progress goes: fraction, text and, where it was measured, rate and unit
     check: Callable[[], None]  # raises `Cancelled` or `TimeLimitExceeded` when it is time to stop
     say: Callable[[str], None] = print  # where lines of the log go; a process of its own logs what it prints
+    resume: Checkpoint | None = None  # the latest of the attempts before; only kinds that resume have one
+    shortages: int = 0  # attempts before that ran out of memory; counted for kinds that resume
+    named: Mapping[str, UUID] = field(default_factory=dict)  # the artefacts of models that have a version's name
+    record: Callable[[Mapping[str, Any]], None] = lambda _: None  # where metrics go
+    hand_over: Callable[[Checkpoint], None] = lambda _: None  # where checkpoints go once they are in the store
+    stopping: Callable[[], bool] = lambda: False  # whether to end soon, after a last checkpoint, by `WorkerStopping`
     published: list[Stored] = field(default_factory=list)
 
     @property
@@ -80,6 +99,28 @@ class Context:
         self.check()
         self.tell(*((fraction, text) if rate is None else (fraction, text, rate, unit)))
 
+    def note(self, data: Mapping[str, Any]) -> None:
+        """Say what was measured, such as a step's loss: the newest of every second is told. Also looks for a stop.
+
+        A number that is not finite is told as null, which is all that JSON has for it.
+        """
+        self.check()
+        self.record({name: None if _is_endless(value) else value for name, value in data.items()})
+
+    def keep(self, folder: Path, step: int, latest: int = _LATEST) -> None:
+        """Store a folder as the checkpoint of a step, of which so many of the latest stay; then the folder may go.
+
+        It does not look for a stop: the last checkpoint is made after that. Raises what `publish_tree` raises.
+        """
+        listing = self.folder / f"{uuid7()}.json"
+        place = f"{self.prefix}/checkpoint-{step}"
+        tree = store_tree(self.store, folder, place, listing=listing, check=lambda: None)
+        self.hand_over(Checkpoint(step, tree, latest))
+
     def log(self, text: str) -> None:
         """Add one or more lines to the attempt's log, which people read while it runs and afterwards."""
         self.say(text)
+
+
+def _is_endless(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

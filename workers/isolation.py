@@ -13,13 +13,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel
 
-from vlyard.errors import ChildDied
+from vlyard.errors import ChildDied, WorkerStopping
 from vlyard.files import Stored
+from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.view import Failure
+from workers.context import Checkpoint
 from workers.lease import Hold
 from workers.logs import AttemptLog
 
@@ -39,12 +42,17 @@ class Assignment(BaseModel):
     folder: Path
     inputs: list[Stored]
     prefix: str
+    resume: Checkpoint | None = None
+    shortages: int = 0
+    named: dict[str, UUID] = {}
 
 
 class Report(BaseModel):
-    """What a child says: how far it is, or how it ended."""
+    """What a child says: how far it is, what it measured and kept, or how it ended."""
 
     progress: tuple[float | None, str] | tuple[float | None, str, float, str] | None = None
+    metrics: dict[str, Any] | None = None
+    checkpoint: Checkpoint | None = None
     result: dict[str, object] | None = None
     published: list[Stored] = []
     failure: Failure | None = None
@@ -58,18 +66,34 @@ class HandlerFailed(Exception):
         super().__init__(failure.message)
 
 
-def run_isolated(assignment: Assignment, hold: Hold, grace_seconds: float, log: AttemptLog | None = None) -> Report:
+def run_isolated(
+    assignment: Assignment,
+    hold: Hold,
+    grace_seconds: float,
+    log: AttemptLog | None = None,
+    *,
+    kept: Callable[[Checkpoint], None] = lambda _: None,
+    leaving_seconds: float = 0.0,
+) -> Report:
     """Run the assignment's handler in a child; returns its last report, which carries the result.
 
+    A child that was asked to stop is killed after its grace; one that resumes, and stops with its worker, has
+    `leaving_seconds` besides, to keep where it is. Each checkpoint goes to `kept`, also those that come after that.
     What the child and its own children print goes to the log, whole by the time this returns or raises; without a
     log, to where this process prints. Raises `HandlerFailed` with what the handler said, `ChildDied` where it died
     in silence, and the hold's reason where it was stopped.
     """
-    tell: Callable[..., None] = hold.tell
     with _child(log) as (process, speech):
-        hold.on_stop = lambda: _end_group(process, grace_seconds)
+        resumes = KINDS[assignment.kind].resumes
+
+        def stop() -> None:
+            more = leaving_seconds if resumes and isinstance(hold.stop_reason, WorkerStopping) else 0.0
+            # Who resumes has the others of its group stop where it can go on.
+            _end_group(process, grace_seconds + more, tell_all=not resumes)
+
+        hold.on_stop = stop
         if hold.stop_reason is not None:
-            _end_group(process, grace_seconds)
+            stop()
         assert process.stdin is not None
         last = Report()
         with suppress(BrokenPipeError):  # it died before it could listen: its exit says the rest
@@ -77,16 +101,26 @@ def run_isolated(assignment: Assignment, hold: Hold, grace_seconds: float, log: 
             process.stdin.flush()
         for line in speech:
             last = Report.model_validate_json(line)
-            if last.progress is not None:
-                tell(*last.progress)
+            _pass_on(last, hold, kept)
         code = process.wait()
         hold.on_stop = lambda: None
-    hold.check()
+    if last.result is None or not isinstance(hold.stop_reason, WorkerStopping):
+        hold.check()  # what was finished while its worker left is not done again
     if last.failure is not None:
         raise HandlerFailed(last.failure)
     if last.result is None:
         raise ChildDied(f"the process that ran the attempt {_told(code)} before it said anything")
     return last
+
+
+def _pass_on(said: Report, hold: Hold, kept: Callable[[Checkpoint], None]) -> None:
+    tell: Callable[..., None] = hold.tell
+    if said.progress is not None:
+        tell(*said.progress)
+    if said.metrics is not None:
+        hold.note(said.metrics)
+    if said.checkpoint is not None:
+        kept(said.checkpoint)
 
 
 @contextmanager
@@ -126,10 +160,10 @@ def _listen(process: "subprocess.Popen[bytes]", log: AttemptLog | None) -> None:
     log.end()
 
 
-def _end_group(process: "subprocess.Popen[bytes]", grace_seconds: float) -> None:
-    """Ask the group to end, and kill it when its time is over. Returns at once."""
+def _end_group(process: "subprocess.Popen[bytes]", grace_seconds: float, *, tell_all: bool) -> None:
+    """Ask the group, or its first process, to end, and kill all when the time is over. Returns at once."""
     try:
-        os.killpg(process.pid, signal.SIGTERM)
+        (os.killpg if tell_all else os.kill)(process.pid, signal.SIGTERM)
     except ProcessLookupError:
         return
     timer = threading.Timer(grace_seconds, _kill_group, (process.pid,))

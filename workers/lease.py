@@ -10,8 +10,9 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -38,6 +39,7 @@ class Hold:
     pair: Pair
     renewed_at: float  # monotonic
     killable: bool  # whether `on_stop` ends the work by force; otherwise the handler must look
+    resumes: bool = False  # whether the next attempt can go on from where this one is stopped
     stop_reason: VLyardError | None = None
     stopped_at: float = 0.0
     began_at: float = math.inf  # monotonic; a bundle's members begin one after the other
@@ -46,6 +48,7 @@ class Hold:
     on_stop: Callable[[], None] = lambda: None
     log: AttemptLog | None = None  # what its handler says
     _progress: Progress | None = None
+    _metrics: Mapping[str, Any] | None = None
     _pace: Pace = field(default_factory=Pace)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -70,6 +73,17 @@ class Hold:
         with self._lock:
             progress, self._progress = self._progress, None
         return progress
+
+    def note(self, metrics: Mapping[str, Any]) -> None:
+        """Note what was measured; the next beat stores the newest."""
+        with self._lock:
+            self._metrics = metrics
+
+    def take_metrics(self) -> Mapping[str, Any] | None:
+        """What was noted since the last beat."""
+        with self._lock:
+            metrics, self._metrics = self._metrics, None
+        return metrics
 
     def stop(self, reason: VLyardError) -> None:
         """Tell the work to stop; the first reason stands."""
@@ -114,9 +128,9 @@ class LeaseKeeper:
         for thread in self._threads:
             thread.join(timeout=10)
 
-    def hold(self, pair: Pair, claimed_at: float, *, killable: bool) -> Hold:
+    def hold(self, pair: Pair, claimed_at: float, *, killable: bool, resumes: bool = False) -> Hold:
         """Keep the lease of a claimed attempt until it is released. `claimed_at` is a moment before the claim."""
-        hold = Hold(pair, claimed_at, killable)
+        hold = Hold(pair, claimed_at, killable, resumes)
         with self._lock:
             self._holds[pair] = hold
         return hold
@@ -130,6 +144,12 @@ class LeaseKeeper:
         """Tell everything that runs to stop."""
         for hold in self._current():
             hold.stop(reason)
+
+    def stop_resuming(self, reason: VLyardError) -> None:
+        """Tell everything to stop that can go on from where it is: it needs its time for that."""
+        for hold in self._current():
+            if hold.resumes:
+                hold.stop(reason)
 
     def _run(self, step: Callable[[], None]) -> None:
         while not self._stopped.wait(self._beat):
@@ -148,12 +168,15 @@ class LeaseKeeper:
         asked_at = time.monotonic()
         begun = [hold for hold in holds.values() if hold.began_at < asked_at and not hold.start_noted]
         progress = {pair: told for pair, hold in holds.items() if (told := hold.take_progress())}
+        metrics = {pair: noted for pair, hold in holds.items() if (noted := hold.take_metrics())}
         pieces = [piece for hold in holds.values() if hold.log for piece in hold.log.pending()]
         with self._database.transaction() as session:
             workers.beat(session, self._worker)
             renewed = leases.renew(session, self._worker, list(holds), self._lease) if holds else []
             for pair, told in progress.items():
                 leases.record_progress(session, self._worker, pair, told.model_dump(mode="json"))
+            for pair, noted in metrics.items():
+                leases.record_metrics(session, self._worker, pair, noted)
             logs.append(session, self._worker, pieces)
             if begun:
                 leases.note_starts(session, self._worker, {hold.pair: asked_at - hold.began_at for hold in begun})
@@ -162,7 +185,7 @@ class LeaseKeeper:
         for hold in holds.values():
             if hold.log:
                 hold.log.stored(pieces)
-        if pieces or progress:
+        if pieces or progress or metrics:
             self._happened()
         for row in renewed:
             hold = holds.pop((row.job, row.attempt))

@@ -1,5 +1,7 @@
 """From the model that a job names to folders on this machine: the demo, the operator's, a hub's, or an artefact's.
 
+A model that a training made may be an adapter alone: its manifest names the base that it belongs on.
+
 It knows no weights. A name is never a path: what a job can name is listed, or fetched into the machine's cache.
 """
 
@@ -12,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
@@ -20,15 +23,18 @@ from control.settings import Settings
 from vlyard.errors import Complaint, InvalidInput, Unavailable
 from vlyard.files import ArtefactKind, Stored
 from vlyard.formats.archive import unpack
+from vlyard.jobs.generation import ModelVersion
 from workers.context import Context
 from workers.hub import Hub, Progress, Snapshot, download, look_up
 from workers.model_cache import ModelCache
 from workers.qwen import adapters, checkpoint
 from workers.qwen.loading import DEMO_FOLDER
+from workers.qwen.manifest import MANIFEST, read_manifest
 from workers.qwen.warm import Source
 from workers.trees import fetch_tree
 
 DEMO = "demo"  # the name of the model that comes with the product
+UNTRAINED = "untrained"  # the demo's architecture, which has learned nothing
 HUB = "hub:"
 _FRESH_SECONDS = 3600.0  # for so long, what a branch or tag of a hub pointed to is believed
 _COMMIT = re.compile("[0-9a-f]{40}")  # always stands for the same content
@@ -42,23 +48,60 @@ def resolve(
 ) -> Iterator[Source]:
     """The folders of a model and of its adapter, which stay on the disk for as long as the block lasts.
 
-    `model` is `demo`, the name of a folder in `models_dir`, `hub:owner/name` with an optional `@revision`, or an input
-    artefact of the job, as `adapter` is: a tree or an archive. Raises `InvalidInput` that lists what there is,
-    `RefusedArchive`, and `Unavailable`.
+    `model` is `demo`, `untrained`, the name of a folder in `models_dir`, `hub:owner/name` with an optional
+    `@revision`, `team/name:version`, or an input artefact of the job, as `adapter` is: a tree or an archive. It may
+    be an adapter that a training made: its manifest names its base, in one of the same ways. Raises `InvalidInput`
+    that lists what there is, `RefusedArchive`, and `Unavailable`.
     """
     with ExitStack() as stack:
         folder, revision = stack.enter_context(_model(str(model), context, settings))
         put_on = None
         if adapter is not None:
+            if _is_adapter(folder):
+                raise _refused("/spec/adapter", f"the model {model} is an adapter itself", "give its base as `model`")
             put_on = stack.enter_context(_artefact(adapter, "/spec/adapter", context, settings))
+        elif _is_adapter(folder):
+            put_on = folder
+            folder, revision = stack.enter_context(_base(folder, str(model), context, settings))
         yield Source(folder, put_on, gpus, revision)
+
+
+@contextmanager
+def whole(model: UUID | str, context: Context, settings: Settings) -> Iterator[Source]:
+    """The folder of a model that has all its weights, for as long as the block lasts. Raises as `resolve`."""
+    with _model(str(model), context, settings) as (folder, revision):
+        if _is_adapter(folder):
+            raise _refused("/spec/model", f"{model} is an adapter", "train on its base, or export it merged first")
+        yield Source(folder, revision=revision)
+
+
+@contextmanager
+def _base(adapter: Path, name: str, context: Context, settings: Settings) -> Iterator[tuple[Path, str | None]]:
+    """The base of an adapter that was given as the model, as its manifest has it."""
+    manifest = read_manifest(adapter)
+    if manifest is None:
+        what = f"{name} is an adapter, and no {MANIFEST} in it says what its base is"
+        raise _refused("/spec/model", what, "give its base as `model`, and this as `adapter`")
+    if (base := _as_id(manifest.base)) is not None and base not in context.inputs:
+        what = f"{name} is an adapter on the artefact {base}, which the job does not have"
+        raise _refused("/spec/model", what, "give that as `model`, and this as `adapter`")
+    with _model(manifest.base, context, settings) as (folder, revision):
+        if _is_adapter(folder):
+            what = f"{name} is an adapter, and so is its base, {manifest.base}"
+            raise _refused("/spec/model", what, "export the base merged, and give that and the adapter")
+        yield folder, revision
 
 
 @contextmanager
 def _model(model: str, context: Context, settings: Settings) -> Iterator[tuple[Path, str | None]]:
     artefact = _as_id(model)
+    if ModelVersion.read(model):
+        artefact = _registered(model, context)
     if model == DEMO:
         yield DEMO_FOLDER, None
+    elif model == UNTRAINED:
+        with _untrained(context, settings) as folder:
+            yield folder, None
     elif model.startswith(HUB):
         with _from_hub(model.removeprefix(HUB), context, settings) as found:
             yield found
@@ -67,6 +110,30 @@ def _model(model: str, context: Context, settings: Settings) -> Iterator[tuple[P
             yield folder, None
     else:
         yield _named(model, settings.models_dir), None
+
+
+@contextmanager
+def _untrained(context: Context, settings: Settings) -> Iterator[Path]:
+    """The demo's architecture with random weights, made when it is first asked for."""
+    from workers.qwen.demo import architecture  # needed by few
+
+    def fill(folder: Path) -> None:
+        architecture.build_untrained(folder / UNTRAINED, seed=0, shape=architecture.DEMO)
+
+    key = _key(UNTRAINED, version("vlyard"), repr(architecture.DEMO))
+    with cache_of(settings).entry(key, 0, fill, context.check) as entry:
+        yield entry / UNTRAINED
+
+
+def _registered(name: str, context: Context) -> UUID:
+    artefact = context.named.get(name)
+    if artefact is None:
+        raise _refused("/spec/model", f"the job names no model {name}", "name the version that the job is to use")
+    return artefact
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / adapters.CONFIG).is_file() and not (folder / checkpoint.CONFIG).is_file()
 
 
 def _as_id(text: str) -> UUID | None:
@@ -79,7 +146,8 @@ def _named(name: str, models_dir: Path | None) -> Path:
     folders = sorted(models_dir.iterdir()) if models_dir and models_dir.is_dir() else []
     known = {path.name: path for path in folders if path.is_dir() and not path.name.startswith(".")}
     if name not in known:
-        has = f"it has {', '.join([DEMO, *known])}; {HUB}<owner>/<name> and artefacts can be named, too"
+        others = f"{HUB}<owner>/<name>, <team>/<name>:<version> and artefacts can be named, too"
+        has = f"it has {', '.join([DEMO, UNTRAINED, *known])}; {others}"
         raise _unknown(f"this worker has no model {name!r}", has)
     return known[name]
 
@@ -204,6 +272,10 @@ def _key(*words: str) -> str:
 def _plain(name: str) -> str:
     """A name for a folder, of a name that somebody gave."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name.rpartition("/")[2]).lstrip(".")[:80] or "model"
+
+
+def _refused(where: str, what: str, fix: str) -> InvalidInput:
+    return InvalidInput("The model cannot be used", [Complaint(where, what, fix)])
 
 
 def _unknown(what: str, fix: str) -> InvalidInput:

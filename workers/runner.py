@@ -23,7 +23,9 @@ import structlog
 from control import lifecycle
 from control.artefacts import ArtefactStore
 from control.failures import failure_of
-from control.lifecycle import Ending, Inputs, Rules
+from control.inputs import Inputs, checked_inputs, inputs_of, names_of
+from control.lifecycle import Ending, Rules
+from control.resuming import Resumption, resumptions
 from control.settings import Settings
 from db.leases import Claimed
 from db.models import Outcome
@@ -31,8 +33,9 @@ from db.queue import Pair
 from db.session import Database
 from vlyard.errors import Cancelled, StaleAttempt, VLyardError, WorkerStopping
 from vlyard.files import Stored
-from vlyard.jobs.kinds import KINDS, Isolation, Kind
+from vlyard.jobs.kinds import KINDS, Device, Isolation, Kind
 from vlyard.jobs.state import State
+from workers.checkpoints import CheckpointRows, checkpoint_of
 from workers.completer import Completer
 from workers.context import Context
 from workers.handlers import load_handler
@@ -41,6 +44,14 @@ from workers.lease import Hold, LeaseKeeper
 from workers.logs import AttemptLog
 
 logger = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the transaction of a claim found for the jobs of a message."""
+
+    inputs: Inputs
+    left: Mapping[UUID, Resumption]  # by job
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ class Runner:
     settings: Settings
     rules: Rules
     secrets: frozenset[str]  # that no log may show
+    unload: Callable[[], None] = lambda: None  # gives back the memory of models that nobody uses
     leaving: threading.Event = field(default_factory=threading.Event)  # set once it is to begin nothing more
 
     def run(self, pairs: Sequence[Pair]) -> Sequence[Ending]:
@@ -66,7 +78,7 @@ class Runner:
         claimed_at = time.monotonic()
         with self.database.transaction() as session:
             claimed = lifecycle.claim(session, self.worker, pairs, self.rules)
-            inputs = lifecycle.inputs_of(session, claimed)
+            found = _Found(inputs_of(session, claimed), resumptions(session, claimed))
         if len(claimed) < len(pairs):
             logger.info("nothing to claim", count=len(pairs) - len(claimed), first=str(pairs[0][0]))
         # The leases of all are kept from the start, while they wait for their turn.
@@ -74,7 +86,7 @@ class Runner:
         ended = count(1)
 
         def one(member: tuple[Claimed, Hold]) -> Ending | None:
-            return self._end(*member, inputs, more=lambda: next(ended) < len(company))
+            return self._end(*member, found, more=lambda: next(ended) < len(company))
 
         if len(company) > 1 and KINDS[claimed[0].kind].together:
             with ThreadPoolExecutor(len(company), "together") as threads:
@@ -84,19 +96,24 @@ class Runner:
         return [ending for ending in endings if ending is not None]
 
     def leave(self, grace_seconds: float) -> None:
-        """Begin nothing more, and give back what waits; what runs has so many seconds before it is stopped, too."""
+        """Begin nothing more, and give back what waits; what runs has so many seconds before it is stopped, too.
+
+        What can go on elsewhere from where it is stops now, and has these seconds to keep that.
+        """
         self.leaving.set()
+        self.keeper.stop_resuming(WorkerStopping())
         patience = threading.Timer(grace_seconds, self.keeper.stop_all, (WorkerStopping(),))
         patience.daemon = True
         patience.start()
 
     def _hold(self, job: Claimed, claimed_at: float) -> Hold:
-        killable = KINDS[job.kind].isolation is Isolation.PROCESS
-        return self.keeper.hold((job.job, job.attempt), claimed_at, killable=killable)
+        kind = KINDS[job.kind]
+        killable = kind.isolation is Isolation.PROCESS
+        return self.keeper.hold((job.job, job.attempt), claimed_at, killable=killable, resumes=kind.resumes)
 
-    def _end(self, job: Claimed, hold: Hold, inputs: Inputs, *, more: Callable[[], bool]) -> Ending | None:
+    def _end(self, job: Claimed, hold: Hold, found: _Found, *, more: Callable[[], bool]) -> Ending | None:
         """Run a member of a message and hand over how it ended; `more` of them may be about to end."""
-        ending = Ending(hold.pair, Outcome.RELEASED) if self.leaving.is_set() else self._run_one(job, hold, inputs)
+        ending = Ending(hold.pair, Outcome.RELEASED) if self.leaving.is_set() else self._run_one(job, hold, found)
         follows = more()
         if ending is None:
             self.keeper.release(hold)
@@ -104,13 +121,13 @@ class Runner:
             self.completer.hand_over(ending, hold, partial(self._recorded, hold, ending), more=follows)
         return ending
 
-    def _run_one(self, job: Claimed, hold: Hold, inputs: Inputs) -> Ending | None:
+    def _run_one(self, job: Claimed, hold: Hold, found: _Found) -> Ending | None:
         """How the attempt ended; None where it was lost meanwhile."""
         kind = KINDS[job.kind]
         log = hold.log = AttemptLog(hold.pair, self.secrets)
         hold.start(min(kind.time_limit.total_seconds(), job.max_runtime_seconds or math.inf))
         try:
-            ending = replace(self._attempt(kind, job, hold, log, inputs), spent=time.monotonic() - hold.began_at)
+            ending = replace(self._attempt(kind, job, hold, log, found), spent=time.monotonic() - hold.began_at)
             return replace(ending, log=self._publish_log(job, log))
         except StaleAttempt as error:
             logger.warning("attempt given up", job=str(job.job), attempt=job.attempt, reason=str(error))
@@ -124,7 +141,7 @@ class Runner:
         else:
             logger.info("attempt ended", **told, outcome=ending.outcome, state=state)
 
-    def _attempt(self, kind: Kind, claimed: Claimed, hold: Hold, log: AttemptLog, found: Inputs) -> Ending:
+    def _attempt(self, kind: Kind, claimed: Claimed, hold: Hold, log: AttemptLog, found: _Found) -> Ending:
         """Run the handler, whatever it does; only a lost lease is raised."""
         try:
             hold.check()  # it may have been cancelled while it waited for its turn
@@ -144,35 +161,41 @@ class Runner:
         return Ending(hold.pair, Outcome.SUCCEEDED, result=result, artefacts=[asdict(file) for file in published])
 
     def _handle(
-        self, kind: Kind, claimed: Claimed, hold: Hold, log: AttemptLog, found: Inputs
+        self, kind: Kind, claimed: Claimed, hold: Hold, log: AttemptLog, found: _Found
     ) -> tuple[dict[str, Any], Sequence[Stored]]:
         spec = kind.spec.model_validate(claimed.spec)
-        inputs = lifecycle.checked_inputs(claimed, spec, found)
-        prefix = _prefix(claimed)
+        left = found.left.get(claimed.job, Resumption())
+        given: dict[str, Any] = {
+            "job": claimed.job,
+            "attempt": claimed.attempt,
+            "prefix": _prefix(claimed),
+            "resume": checkpoint_of(left),
+            "shortages": left.shortages,
+            "named": names_of(claimed, spec, found.inputs),
+        }
+        inputs = checked_inputs(claimed, spec, found.inputs)
+        keep = partial(self._checkpoints.keep, hold)
         with self._scratch() as folder:
             if kind.isolation is Isolation.PROCESS:
                 folder.mkdir(mode=0o700)
                 assignment = Assignment(
-                    kind=kind.name,
-                    spec=dict(claimed.spec),
-                    job=claimed.job,
-                    attempt=claimed.attempt,
-                    folder=folder,
-                    inputs=inputs,
-                    prefix=prefix,
+                    kind=kind.name, spec=dict(claimed.spec), folder=folder, inputs=list(inputs), **given
                 )
-                report = run_isolated(assignment, hold, self.settings.stop_grace_seconds, log)
+                if kind.device is Device.GPU:
+                    self.unload()  # it has its card alone
+                grace, leaving = self.settings.stop_grace_seconds, self.settings.shutdown_grace_seconds
+                report = run_isolated(assignment, hold, grace, log, kept=keep, leaving_seconds=leaving)
                 return dict(report.result or {}), report.published
             context = Context(
-                job=claimed.job,
-                attempt=claimed.attempt,
                 scratch=folder,
                 inputs={file.id: file for file in inputs},
                 store=self.store,
-                prefix=prefix,
                 tell=hold.tell,
                 say=log.write,
                 check=hold.check,
+                record=hold.note,
+                hand_over=keep,
+                **given,
             )
             result = load_handler(kind)(spec, context)
             return result.model_dump(mode="json"), context.published
@@ -201,6 +224,10 @@ class Runner:
         finally:
             if folder.exists():
                 shutil.rmtree(folder)
+
+    @cached_property
+    def _checkpoints(self) -> CheckpointRows:
+        return CheckpointRows(self.worker, self.database, self.store, self.settings.lease_seconds)
 
     @cached_property
     def _room(self) -> Path:

@@ -1,6 +1,7 @@
-"""`vlyard demo`: a whole stack for a minute, used only through the public client.
+"""`vlyard demo`: a whole stack for some minutes, used only through the public client.
 
-A folder of YOLO labels becomes a grounding dataset, and a picture an answer: two jobs, which Flower has to show.
+A folder of YOLO labels becomes a grounding dataset, a model that knows nothing learns from it, is measured on pictures
+that it has not seen, and is asked about one of them: five jobs, which Flower has to show.
 """
 
 import shutil
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import httpx
 import typer
@@ -24,21 +26,41 @@ from vlyard import (
     Client,
     ConversionResult,
     ConversionSpec,
+    EvaluationResult,
+    EvaluationSpec,
     InferenceResult,
     InferenceSpec,
     Job,
     Result,
     Spec,
+    TrainingCheckResult,
+    TrainingCheckSpec,
+    TrainingResult,
+    TrainingSpec,
 )
-from vlyard.demo.shapes import draw_dataset
+from vlyard.demo.shapes import draw_splits
 from vlyard.errors import InvalidInput, Unavailable
+from vlyard.files import ArtefactKind
 from vlyard.formats.archive import pack
 from vlyard.formats.picture import SUFFIXES
 from vlyard.jobs.conversion import DEFAULT_PROMPT
 
-_PICTURES, _SEED = 24, 7  # of the dataset that is drawn where none is given
+_PICTURES, _SEED = (2_000, 128), 7  # to learn from, and to be measured on, of the dataset that is drawn
+_SIDE = 128  # pixels
+_STEPS = 900  # enough to find shapes; some minutes on one core
+_HOLD_OUT = 0.1  # of somebody's own pictures, where they have no split of their own
+_BASE = "untrained"
 _FLOWER_SECONDS = 15  # its events take a moment
-_PATIENCE = 600  # seconds for one job
+_PATIENCE = 1_800  # seconds for one job
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What somebody wants to see."""
+
+    data: Path | None  # a folder of YOLO labels; None: one is drawn
+    output: Path
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -55,20 +77,23 @@ def demo(
         Path | None, typer.Option(exists=True, file_okay=False, help="Your folder of pictures and YOLO labels.")
     ] = None,
     output: Annotated[Path, typer.Option(help="Where the results are put.")] = Path("demo-output"),
+    steps: Annotated[
+        int, typer.Option(min=1, help="How long the model learns; fewer are faster, and teach less.")
+    ] = _STEPS,
 ) -> None:
-    """Start everything, convert a dataset, ask a model about a picture, show both in Flower, and stop everything."""
+    """Start everything, convert a dataset, have a model learn it, measure and ask the model, and stop everything."""
     with interruptible(), tempfile.TemporaryDirectory(prefix="vlyard-demo-") as scratch, _bars() as bars:
-        _run(data, output, Path(scratch), bars)
+        _run(_Wish(data, output, steps), Path(scratch), bars)
 
 
-def _run(data: Path | None, output: Path, scratch: Path, bars: Progress) -> None:
+def _run(wish: _Wish, scratch: Path, bars: Progress) -> None:
     starting = bars.add_task("starting the servers and the workers", total=None)
     stack = Stack(scratch / "stack", say=lambda line: bars.console.print(line, style="dim", markup=False))
-    with stack, _logs_kept(scratch / "stack" / "logs", output):
+    with stack, _logs_kept(scratch / "stack" / "logs", wish.output):
         doors = start_roles(stack)
         bars.update(starting, total=1, completed=1)
         bars.console.print(doors_table(doors, stack.folder.path))
-        done = _run_jobs(doors, data or _drawn(scratch / "shapes"), scratch, output, bars)
+        done = _run_jobs(doors, wish, scratch, bars)
         _check_flower(doors, done)
         bars.console.print(_results(done))
         stopping = bars.add_task("stopping everything", total=None)
@@ -93,28 +118,60 @@ def _logs_kept(logs: Path, output: Path) -> ExitStack:
 
 
 def _drawn(folder: Path) -> Path:
-    draw_dataset(folder, _PICTURES, _SEED)
+    draw_splits(folder, *_PICTURES, _SEED, side=_SIDE)
     return folder
 
 
-def _run_jobs(doors: Doors, data: Path, scratch: Path, output: Path, bars: Progress) -> list[_Done]:
+def _run_jobs(doors: Doors, wish: _Wish, scratch: Path, bars: Progress) -> list[_Done]:
+    data = wish.data or _drawn(scratch / "shapes")
     archive = scratch / "dataset.zip"
     pack(data, archive)
     picture = _a_picture(data)
+    done: list[_Done] = []
+
+    def run(spec: Spec) -> Result:
+        done.append(_run_job(client, spec, wish.output, bars))
+        return done[-1].result
+
     with Client(doors.api, doors.key) as client:
         source, image = client.upload(archive), client.upload(picture)
-        specs: tuple[Spec, ...] = (
-            ConversionSpec(source=source.id),
-            InferenceSpec(image=image.id, prompt=DEFAULT_PROMPT, seed=_SEED),
-        )
-        return [_run_job(client, spec, output, bars) for spec in specs]
+        dataset = run(ConversionSpec(source=source.id, hold_out=_HOLD_OUT)).artefacts["dataset"]
+        run(TrainingCheckSpec(dataset=dataset, model=_BASE))
+        model = run(_training(dataset, wish.steps)).artefacts["model"]
+        run(EvaluationSpec(dataset=dataset, splits=("val",), model=model, limit=_PICTURES[1]))
+        run(InferenceSpec(image=image.id, prompt=DEFAULT_PROMPT, model=model, seed=_SEED))
+    return done
+
+
+def _training(dataset: UUID, steps: int) -> TrainingSpec:
+    """From random weights to a model that finds things: everything learns, at a rate for small models."""
+    return TrainingSpec(
+        dataset=dataset,
+        model=_BASE,
+        name="shapes",
+        method="full",
+        parts=("language", "merger", "vision"),
+        precision="fp32",
+        gradient_checkpointing=False,
+        max_steps=steps,
+        micro_batch=16,
+        accumulation=1,
+        learning_rate=2e-3,
+        schedule="warmup_stable_decay",
+        warmup=0.05,
+        decay=0.3,
+        weight_decay=0.01,
+        beta2=0.99,
+        checkpoint_steps=max(1, steps // 2),
+    )
 
 
 def _a_picture(folder: Path) -> Path:
+    """One of a held-out split where the folder's names tell, else the last one."""
     pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not pictures:
         raise InvalidInput(f"{folder} holds no picture")
-    return pictures[0]
+    return next((path for path in pictures if "val" in path.relative_to(folder).parts), pictures[-1])
 
 
 def _run_job(client: Client, spec: Spec, output: Path, bars: Progress) -> _Done:
@@ -124,9 +181,18 @@ def _run_job(client: Client, spec: Spec, output: Path, bars: Progress) -> _Done:
     result = client.result(job)
     target = output / job.kind
     target.mkdir(parents=True, exist_ok=True)
-    files = tuple(client.download(artefact, target) for artefact in result.artefacts.values())
+    files = tuple(_fetch(client, name, artefact, target) for name, artefact in result.artefacts.items())
     bars.update(bar, description=f"{job.kind}: {job.state}", total=1, completed=1)
     return _Done(job, result, files)
+
+
+def _fetch(client: Client, name: str, artefact: UUID, target: Path) -> Path:
+    """A file under its own name, a tree as a folder with its output's."""
+    if client.artefact(artefact).kind is not ArtefactKind.TREE:
+        return client.download(artefact, target)
+    folder = target / name
+    folder.mkdir(exist_ok=True)
+    return client.download(artefact, folder)
 
 
 def _show(bars: Progress, bar: TaskID, job: Job) -> None:
@@ -169,6 +235,13 @@ def _outcome(result: Result) -> str:
     match result:
         case ConversionResult():
             return f"{result.samples} samples with {result.boxes} boxes of {len(result.classes)} classes"
+        case TrainingCheckResult():
+            return f"{result.samples} samples to learn, at most {result.lengths.largest} tokens long"
+        case TrainingResult():
+            return f"{result.steps} steps to a loss of {result.loss:.3f}: the model is {result.model}"
+        case EvaluationResult():
+            score = f"mean IoU {result.mean_iou.value:.3f}, F1 {result.at_50.f1.value:.3f}"
+            return f"{score} on {result.samples} pictures that it has not seen"
         case InferenceResult():
             boxes = [found for found in result.objects if isinstance(found, BoxFound)]
             return ", ".join(f"{found.label} at {found.bbox_2d}" for found in boxes) or result.text

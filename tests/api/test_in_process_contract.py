@@ -23,10 +23,11 @@ from db.models import Job, Outcome
 from db.session import Database
 from tests.api.conftest import Join
 from tests.api.serving import serving
-from vlyard import Client, ConversionSpec, InProcess, NoopResult, NoopSpec
+from vlyard import Client, ConversionSpec, InferenceSpec, InProcess, NoopResult, NoopSpec
 from vlyard.client.in_process import Files
 from vlyard.errors import Blame, InvalidInput, VLyardError
 from vlyard.jobs.kinds import Device
+from vlyard.jobs.spec import Spec
 from vlyard.jobs.view import Changes, Entry, Failure, Progress
 
 OUTPUT = b"what the job made"
@@ -138,6 +139,9 @@ def scenario(client: Client, http: httpx.Client, go: Callable[[], None], folder:
     yield "list by state", [listed.id for listed in client.jobs(state="failed")]
     yield "a page", plain(http.get("/v1/jobs", params={"limit": "2"}))
     yield "no such job", refused(lambda: client.job(UUID(int=7)))
+    yield "models", list(client.models())
+    yield "a page of models", plain(http.get("/v1/models", params={"limit": "1"}))
+    yield "no such model", refused(lambda: client.model("vision/street:1"))
     yield "no such artefact", refused(lambda: client.artefact(UUID(int=7)))
     yield from bad_requests(http)
     yield from uploads(client, http, folder)
@@ -205,6 +209,9 @@ def waiting(client: Client, http: httpx.Client, folder: Path) -> Iterator[tuple[
         plain(batch("ref:e2/dataset", "ref:e0/dataset", "ref:e1/dataset", "ref:e0/dataset")),
     )
     yield "itself", plain(batch("ref:e0/dataset"))
+    named = [{"kind": "inference", "image": source, "prompt": "What?", "model": model} for model in ("a/b:1", "a/b")]
+    for spec in named:
+        yield f"a model that there is not: {spec['model']}", plain(http.post("/v1/jobs", json={"spec": spec}))
     yield "no such job", plain(batch(f"job:{UUID(int=7)}/dataset"))
     twice = [{"name": "a", "spec": {"kind": "noop"}}] * 2
     yield "one name for two", plain(http.post("/v1/jobs:batch", json={"jobs": twice}))
@@ -266,7 +273,9 @@ def test_one_scenario_says_the_same_in_the_process_and_over_http(
     # given the real API with somebody who works there, and one in memory
     visitor = join()
     worker = RealWorker(database, api_settings, visitor.team)
-    memory = InProcess({NoopSpec: handler, ConversionSpec: InvalidInput("not here")}, held=True)
+    doers: dict[type[Spec], Any] = {NoopSpec: handler}
+    doers |= dict.fromkeys((ConversionSpec, InferenceSpec), InvalidInput("not here"))
+    memory = InProcess(doers, held=True)
 
     def go_once() -> None:
         memory.go()

@@ -1,23 +1,37 @@
 """No endpoint shows a team, or lets it touch, what belongs to another one."""
 
 from collections.abc import Callable, Iterator
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from fastapi.routing import iter_route_contexts
 
 from api.app import make_app
+from api.desk import House
 from control.settings import Settings
+from db import registry
+from db.registry import NewVersion
 from tests.api.conftest import Join
 from tests.api.visitor import Visitor, send
 
 CONTENT = b"a picture, say"
 WEBHOOK = {"url": "http://127.0.0.1:1/", "events": ["job.failed"]}  # where nobody listens
 
+
+def model(visitor: Visitor) -> str:
+    """A version of a model, stored as the end of a training stores it."""
+    artefact, job = visitor.upload(CONTENT)["id"], visitor.submit()["id"]
+    new = NewVersion(visitor.team, "signs", UUID(artefact), "demo", None, UUID(job), {"loss": 0.5})
+    house: House = visitor.client.app.state.house  # type: ignore[attr-defined]
+    with house.database.transaction() as session:
+        return registry.add(session, new)
+
+
 # How a team gets each thing that a path can name; a route that names another thing fails here until it has a row.
 THINGS: dict[str, Callable[[Visitor], str]] = {
     "job": lambda visitor: str(visitor.submit()["id"]),
     "artefact": lambda visitor: str(visitor.upload(CONTENT)["id"]),
+    "model": model,
     "webhook": lambda visitor: str(visitor.post("/v1/webhooks", WEBHOOK).json()["id"]),
 }
 

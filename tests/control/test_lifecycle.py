@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 
 from control import lifecycle
 from control.failures import failure_of
+from control.inputs import checked_inputs, inputs_of
 from control.lifecycle import Ending, Rules
 from control.retrying import Backoff
 from db import leases, queue
@@ -344,10 +345,10 @@ def test_a_claimed_job_gets_its_inputs_in_the_order_it_names_them(database: Data
         claimed = leases.Claimed(uuid4(), 1, team, "inference", spec.model_dump(mode="json"), None)
         stranger = dataclasses.replace(claimed, team=rows.team(session))
         unreadable = dataclasses.replace(claimed, spec={"kind": "inference", "of": "yesterday"})
-        found = lifecycle.inputs_of(session, [unreadable, claimed])
-        assert [file.id for file in lifecycle.checked_inputs(claimed, spec, found)] == [second["id"], first["id"]]
+        found = inputs_of(session, [unreadable, claimed])
+        assert [file.id for file in checked_inputs(claimed, spec, found)] == [second["id"], first["id"]]
         with pytest.raises(InvalidInput, match="does not exist any more"):
-            lifecycle.checked_inputs(stranger, spec, lifecycle.inputs_of(session, [stranger]))
+            checked_inputs(stranger, spec, inputs_of(session, [stranger]))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from control import lifecycle
+from control.inputs import checked_inputs, inputs_of
 from control.lifecycle import Ending
 from control.rules import rules_from
 from control.settings import Settings
@@ -78,9 +79,9 @@ def test_a_job_that_reads_a_file_does_not_begin_with_a_directory_that_another_on
         lifecycle.finish(session, worker, [Ending(pair, Outcome.SUCCEEDED, artefacts=[tree])], RULES)
         spec = {"kind": kind, field: str(tree["id"]), **({"prompt": "What?"} if kind == "inference" else {})}
         reader = Claimed(uuid7(), 1, owner, kind, spec, None)
-        wanted, found = KINDS[kind].spec.model_validate(spec), lifecycle.inputs_of(session, [reader])
+        wanted, found = KINDS[kind].spec.model_validate(spec), inputs_of(session, [reader])
         if kind == "conversion":
-            assert [each.id for each in lifecycle.checked_inputs(reader, wanted, found)] == [tree["id"]]
+            assert [each.id for each in checked_inputs(reader, wanted, found)] == [tree["id"]]
         else:
             with pytest.raises(InvalidInput, match="is a directory, and the job reads a file"):
-                lifecycle.checked_inputs(reader, wanted, found)
+                checked_inputs(reader, wanted, found)

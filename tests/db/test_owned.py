@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from db import artefacts, dependencies, jobs
-from db.models import Artefact, ArtefactState, DeliveryState, Job, Table, Webhook, WebhookDelivery
+from db.models import Artefact, ArtefactState, DeliveryState, Job, Model, Table, Webhook, WebhookDelivery
 from db.owned import owned, owned_row
 from db.session import Database
 from tests.db import rows
@@ -21,7 +21,10 @@ ROOT = Path(__file__).parents[2]
 # Tables with a team of which no row is ever shown, and the one file that reads each.
 UNSHOWN = {"api_keys": "db/accounts.py", "idempotency_keys": "db/idempotency.py", "shares": None}
 # The files that read jobs for the queue, where the reader is the system and not a team.
-QUEUE = {"db/dependencies.py", "db/jobs.py", "db/queue.py", "db/leases.py", "db/sweeping.py", "db/webhooks.py"}
+QUEUE = {
+    "db/checkpoints.py", "db/dependencies.py", "db/jobs.py", "db/queue.py", "db/leases.py", "db/sweeping.py",
+    "db/webhooks.py",
+}  # fmt: skip
 
 
 def artefact(session: Session, team: UUID) -> UUID:
@@ -29,6 +32,15 @@ def artefact(session: Session, team: UUID) -> UUID:
         id=uuid7(), team_id=team, name="a", media_type="a/b", bytes=0, sha256="0" * 64, key=str(uuid7()),
         state=ArtefactState.READY,
     )  # fmt: skip
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+def model(session: Session, team: UUID) -> UUID:
+    row = Model(
+        id=uuid7(), team_id=team, name="a", version=1, artefact_id=artefact(session, team), base="demo", manifest={}
+    )
     session.add(row)
     session.flush()
     return row.id
@@ -54,6 +66,7 @@ def delivery(session: Session, team: UUID) -> UUID:
 MAKERS: dict[Any, Callable[[Session, UUID], UUID]] = {
     Job: rows.queued,
     Artefact: artefact,
+    Model: model,
     Webhook: webhook,
     WebhookDelivery: delivery,
 }

@@ -19,6 +19,8 @@ QUESTIONS: dict[str, tuple[str, Callable[[Session], Any]]] = {
     "abandoned": ("ix_artefacts_pending", lambda session: sweeping.lock_abandoned(session, 60, 10)),
     "leftovers": ("ix_attempts_unswept", lambda session: sweeping.lock_leftovers(session, 60, 10)),
     "named": ("ix_artefacts_job", lambda session: sweeping.named_by(session, [(uuid7(), 1)])),
+    "kept": ("pk_checkpoints", lambda session: sweeping.kept_by(session, [(uuid7(), 1)])),
+    "outlived": ("pk_checkpoints", lambda session: sweeping.lock_outlived(session, 60, 10)),
     "uploads": ("pk_uploads", lambda session: sweeping.known_uploads(session, [("key", "upload")])),
     "deliveries": ("ix_webhook_deliveries_over", lambda session: sweeping.forget_deliveries(session, 60, 10)),
     "keys": ("pk_idempotency_keys", lambda session: sweeping.forget_keys(session, uuid7(), 10)),

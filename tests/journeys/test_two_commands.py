@@ -17,6 +17,7 @@ from PIL import Image
 from tests.system import eventually
 from vlyard import Client, NoopSpec
 
+DEMONSTRATED = ("conversion", "training_check", "training", "evaluation", "inference")
 VLYARD = str(Path(sys.executable).with_name("vlyard"))
 
 
@@ -58,14 +59,16 @@ def _up(folder: Path, environment: dict[str, str]) -> Iterator[tuple["subprocess
         process.communicate(timeout=60)
 
 
-def test_the_demo_converts_asks_prints_where_everything_is_and_leaves_no_process(
+def test_the_demo_converts_trains_measures_asks_prints_where_everything_is_and_leaves_no_process(
     newcomer: dict[str, str], tmp_path: Path
 ) -> None:
     # given an empty folder; when the demo runs there
-    ran = subprocess.run([VLYARD, "demo"], cwd=tmp_path, env=newcomer, capture_output=True, text=True, timeout=170)
+    ran = subprocess.run(
+        [VLYARD, "demo", "--steps", "4"], cwd=tmp_path, env=newcomer, capture_output=True, text=True, timeout=170
+    )
     # then it ended well, and said where to look
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    for word in ("API key", "Flower", "conversion", "inference", "succeeded", "24 samples with 24 boxes"):
+    for word in ("API key", "Flower", *DEMONSTRATED, "succeeded", "2128 samples with 2128 boxes", "first/shapes:1"):
         assert word in ran.stdout
     # and the annotated picture is where it says
     (path,) = re.findall(r"demo-output/inference/annotated\.png", ran.stdout)

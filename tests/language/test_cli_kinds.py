@@ -21,7 +21,7 @@ from vlyard.cli.kinds import COMMON
 from vlyard.cli.options import parameters
 from vlyard.errors import InvalidInput
 from vlyard.jobs.kinds import KINDS
-from vlyard.jobs.repeating import option
+from vlyard.jobs.repeating import fields_set_by_us, option
 from vlyard.jobs.view import Artefact
 
 APP = build(["noop"])
@@ -79,13 +79,14 @@ def test_every_kind_has_a_command_and_no_other_command_has_its_name() -> None:
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
 def test_the_options_are_the_fields_of_the_specification_and_those_that_all_kinds_share(kind: Any) -> None:
     taken = [each for parameter in COMMANDS[kind.name].params for each in parameter.opts]
-    fields = [name for name in kind.spec.model_fields if name not in {"kind", "parts"}]
+    ours = {"kind", *fields_set_by_us(kind.spec)}
+    fields = [name for name in kind.spec.model_fields if name not in ours]
 
     assert sorted(set(taken)) == sorted(taken)
     assert {option(name) for name in fields} <= set(taken)
-    assert "--parts" not in taken
+    assert {option(name) for name in ours}.isdisjoint(taken)
     assert {each.name for each in COMMON}.isdisjoint(fields)
-    assert {each.name for each in parameters(kind.spec, "kind", "parts")} == set(fields)
+    assert {each.name for each in parameters(kind.spec, *ours)} == set(fields)
     assert all(each.kind is Parameter.KEYWORD_ONLY for each in COMMON)
 
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tests.language.yolo_sets import LINE, answers, converted, options, picture, write_set
+from vlyard.demo.shapes import draw_dataset
 from vlyard.errors import InvalidInput
 
 THREE = "0 0.2 0.2 0.2 0.2\n1 0.5 0.5 0.2 0.2\n2 0.8 0.8 0.2 0.2\n"
@@ -82,6 +83,19 @@ def test_a_new_split_has_the_shares_that_were_asked_for_and_is_the_same_every_ti
     assert validation == set(answers(tmp_path / "two", "grounding_val"))
     converted(source, tmp_path / "other", options(split={"train": 0.8, "val": 0.2}, seed=6, check="header"))
     assert validation != set(answers(tmp_path / "other", "grounding_val"))
+
+
+def test_a_set_without_a_held_out_split_gets_one_and_a_set_with_one_keeps_it(tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "drawn", 20, 1, side=32)  # its data.yaml has the pictures of train in val, too
+    report, _ = converted(tmp_path / "drawn", tmp_path / "one", options(hold_out=0.25))
+    assert {name: part["samples"] for name, part in report.data_sets.items()} == {"grounding": 15, "grounding_val": 5}
+    files: dict[str, str | bytes] = {"data.yaml": "train: train/images\nval: val/images\nnames: [cat]\n"}
+    for split, number in (("train", 1), ("train", 2), ("train", 3), ("val", 4)):
+        files |= {f"{split}/images/{number}.jpg": picture(), f"{split}/labels/{number}.txt": LINE}
+    report, _ = converted(write_set(tmp_path / "set", files), tmp_path / "other", options(hold_out=0.5))
+    assert {name: part["samples"] for name, part in report.data_sets.items()} == {"grounding": 3, "grounding_val": 1}
+    with pytest.raises(ValueError, match="choose"):
+        options(hold_out=0.5, split={"train": 1})
 
 
 def test_augmented_copies_of_a_picture_never_fall_apart_into_two_splits(tmp_path: Path) -> None:

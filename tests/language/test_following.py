@@ -177,6 +177,17 @@ def test_watch_tells_what_happens_line_by_line(api: SmallApi) -> None:
     assert told == ["queued", "running, attempt 1", "50% · [half] way", "succeeded, attempt 1"]
 
 
+def test_watch_tells_what_a_training_measures_in_a_line(api: SmallApi) -> None:
+    steps: list[dict[str, Any]] = [
+        {"step": 7, "steps": 20, "loss": 0.12345, "learning_rate": 1e-4, "samples_per_second": 1234.5, "epoch": 1.0},
+        {"step": 8, "loss": None},
+    ]
+    told = b"".join(event(at, "metrics", **data) for at, data in enumerate(steps, 1))
+    ran = run(api, "watch", answers(api, told + DONE))
+    lines = [line.split("  ", 1)[1] for line in ran.stdout.splitlines()]
+    assert lines == ["step 7 · loss 0.123 · lr 0.0001 · 1,234 samples/s", "step 8"]
+
+
 def test_watch_prints_events_for_programs(api: SmallApi) -> None:
     ran = run(api, "watch", answers(api, event(1, fraction=0.5) + DONE), "--json")
     [line] = ran.stdout.splitlines()

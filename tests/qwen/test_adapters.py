@@ -7,52 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from tests.qwen.adapted import KINDS, LANGUAGE, make_adapter, said_by
 from vlyard.errors import InvalidInput
 from workers.qwen.demo.architecture import DEMO, SMALLEST, build_untrained
-from workers.qwen.loading import Model, load_model
+from workers.qwen.loading import LoadedModel, load_model
+from workers.qwen.sharing import put_on
 
 WEIGHTS = "adapter_model.safetensors"
-LANGUAGE = r"model\.language_model\..*\.(q_proj|v_proj|down_proj)"
 QUERY = "base_model.model.model.language_model.layers.0.self_attn.q_proj"
-
-
-def said_by(model: Model) -> torch.Tensor:
-    """Scores of every token, (1, 12, 1024), of which the first four are a picture's 4 × 4 patches."""
-    tokens = torch.arange(100, 112)[None]
-    tokens[0, :4] = model.config.image_token_id
-    patches = torch.linspace(-1, 1, 16 * 1536).view(16, 1536)
-    kinds = (tokens == model.config.image_token_id).long()
-    with torch.inference_mode():
-        scores: torch.Tensor = model(
-            input_ids=tokens, pixel_values=patches, image_grid_thw=torch.tensor([[1, 4, 4]]), mm_token_type_ids=kinds
-        ).logits
-    return scores
-
-
-def make_adapter(base: Path, folder: Path, **settings: Any) -> torch.Tensor:
-    """Save an adapter that is not zero for a base, and return what PEFT's own model says with it."""
-    torch.manual_seed(4)
-    wanted = {"r": 4, "target_modules": LANGUAGE, "init_lora_weights": False, **settings}
-    adapted = get_peft_model(load_model(base).model, LoraConfig(**wanted))
-    adapted.save_pretrained(str(folder))
-    return said_by(adapted.eval())
-
-
-# fmt: off
-KINDS: list[dict[str, Any]] = [
-    {},
-    {"use_dora": True},
-    {"use_rslora": True, "lora_alpha": 3, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 5}},
-    {"target_modules": "all-linear"},
-    {"target_modules": r".*(patch_embed\.proj|pos_embed|qkv)"},
-    {"target_modules": r".*patch_embed\.proj", "use_dora": True},
-    {"modules_to_save": ["norm"]},
-    {"bias": "all", "target_modules": r"model\.visual\..*\.qkv"},
-]
-# fmt: on
 
 
 @pytest.mark.parametrize("settings", KINDS, ids=str)
@@ -160,17 +124,25 @@ def mine(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def base(untrained: Path) -> LoadedModel:
+    return load_model(untrained)
+
+
 @pytest.mark.parametrize(("damage", "said"), BREAKS, ids=[said for _, said in BREAKS])
-def test_an_adapter_that_is_not_right_is_refused_and_named(
-    untrained: Path, mine: Path, tmp_path: Path, damage: Callable[[Path], object], said: str
+def test_an_adapter_that_is_not_right_is_refused_and_named_whichever_way_it_is_put_on(
+    untrained: Path, base: LoadedModel, mine: Path, tmp_path: Path, damage: Callable[[Path], object], said: str
 ) -> None:
     broken = Path(shutil.copytree(mine, tmp_path / "broken"))
     damage(broken)
 
     with pytest.raises(InvalidInput) as refusal:
         load_model(untrained, broken)
+    with pytest.raises(InvalidInput) as the_other:
+        put_on(base, broken)
 
     assert said in str(refusal.value)
+    assert said in str(the_other.value)
 
 
 def test_an_adapter_that_does_not_fit_is_refused_before_the_models_weights_are_read(

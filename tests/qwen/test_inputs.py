@@ -93,3 +93,18 @@ def test_what_the_chat_template_refuses_is_told(demo: LoadedModel) -> None:
 
     with pytest.raises(InvalidInput, match="chat template refuses the messages: a message is of the role"):
         encode(demo.processor, Request(turns))
+
+
+def test_what_a_model_was_trained_to_be_told_is_said_first_where_nothing_else_is(demo: LoadedModel) -> None:
+    asked, led = (Turn("user", ("Hello",)),), (Turn("system", ("Be kind.",)), Turn("user", ("Hello",)))
+    own = "Be brief."
+
+    def text(turns: tuple[Turn, ...], system: str | None = None) -> str:
+        said: str = demo.processor.tokenizer.decode(encode(demo.processor, Request(turns, system=system)).ids)
+        return said
+
+    assert text(asked, own) == "<|im_start|>system\nBe brief.<|im_end|>\n" + text(asked)
+    assert text(led, own) == text(led)
+    several = (*asked, Turn("assistant", ("Hi",)), Turn("user", ("<|image_pad|>",)))
+    with pytest.raises(InvalidInput, match="/spec/messages/2/content/0: it contains"):
+        encode(demo.processor, Request(several, system=own))

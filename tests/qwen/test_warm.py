@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -15,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.qwen.yards import Bell, Yard, lay_out
 from vlyard.errors import Cancelled, InvalidInput
 from workers.qwen.demo.architecture import Shape, build_untrained
 from workers.qwen.loading import LoadedModel, load_model
@@ -23,40 +23,9 @@ from workers.qwen.warm import Source, WarmModels
 MIB = 2**20
 
 
-@dataclass
-class Bell:
-    """What is kept with a model: it tells when it is closed."""
-
-    closed: bool = False
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@dataclass
-class Yard:
-    """Three models of one size, and how often each was loaded."""
-
-    folders: list[Path]
-    loads: list[str] = field(default_factory=list)
-
-    @property
-    def sources(self) -> list[Source]:
-        return [Source(folder) for folder in self.folders]
-
-    def load(self, source: Source) -> LoadedModel:
-        self.loads.append(source.folder.name)
-        return load_model(source.folder, source.adapter, source.gpus)
-
-    def models(self, room: float, fair_after: float = 10) -> WarmModels[Bell]:
-        """With room for so many of them."""
-        size = load_model(self.folders[0]).bytes
-        return WarmModels(int(room * size), self.load, lambda _: Bell(), fair_after)
-
-
 @pytest.fixture
 def yard(untrained: Path, tmp_path: Path) -> Yard:
-    return Yard([Path(shutil.copytree(untrained, tmp_path / name)) for name in ("one", "two", "three")])
+    return lay_out(untrained, tmp_path)
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -224,7 +193,7 @@ def test_a_model_that_is_refused_is_read_once_for_all_who_wait_for_it(yard: Yard
     save_file(tensors, weights, {"format": "pt"})
     wanted: set[int] = set()
 
-    def load(source: Source) -> LoadedModel:
+    def load(source: Source, _: LoadedModel | None) -> LoadedModel:
         until(lambda: len(wanted) == 4)
         return yard.load(source)
 
@@ -271,7 +240,7 @@ def test_unloading_leaves_only_what_is_held(yard: Yard) -> None:
 
 def test_memory_goes_back_to_the_system_when_a_model_leaves(tmp_path: Path) -> None:
     build_untrained(tmp_path / "large", seed=1, shape=Shape(layers=12, hidden=512, vision_layers=2, deepstack=(0,)))
-    models = WarmModels(0, lambda source: load_model(source.folder), lambda _: Bell())
+    models = WarmModels(0, lambda source, _: load_model(source.folder), lambda _: Bell())
     with models.hold(Source(tmp_path / "large")):
         pass
     models.unload()  # and with it, what making the model left behind

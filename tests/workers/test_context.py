@@ -8,8 +8,10 @@ import pytest
 
 from control.artefacts import ArtefactStore
 from control.settings import Settings
+from tests.system import System
 from vlyard.errors import Cancelled
-from workers.context import Context
+from vlyard.files import ArtefactKind
+from workers.context import Checkpoint, Context
 
 
 def stop() -> None:
@@ -17,8 +19,14 @@ def stop() -> None:
 
 
 def context(tmp_path: Path, told: list[Any], **more: Any) -> Context:
-    known = {"tell": lambda *words: told.append(words), "say": told.append, "check": lambda: None}
-    return Context(uuid4(), 1, tmp_path, {}, ArtefactStore(Settings()), "prefix", **{**known, **more})
+    known: dict[str, Any] = {"tell": lambda *words: told.append(words), "say": told.append, "check": lambda: None}
+    known["store"] = ArtefactStore(Settings())
+    return Context(job=uuid4(), attempt=1, scratch=tmp_path, inputs={}, prefix="prefix", **{**known, **more})
+
+
+@pytest.fixture
+def vlyard_store(system: System) -> ArtefactStore:
+    return system.store
 
 
 def test_progress_carries_a_rate_where_there_is_one(tmp_path: Path) -> None:
@@ -46,3 +54,33 @@ def test_without_a_log_a_line_is_printed(tmp_path: Path, capsys: pytest.CaptureF
     quiet = Context(uuid4(), 1, tmp_path, {}, ArtefactStore(Settings()), "prefix", lambda *_: None, lambda: None)
     quiet.log("epoch 1")
     assert capsys.readouterr().out == "epoch 1\n"
+
+
+def test_what_was_measured_is_told_without_numbers_that_json_lacks(tmp_path: Path) -> None:
+    told: list[Any] = []
+    context(tmp_path, told, record=told.append).note({"step": 1, "loss": float("nan"), "rate": float("inf")})
+    assert told == [{"step": 1, "loss": None, "rate": None}]
+
+
+def test_who_says_what_it_measured_hears_that_it_is_to_stop(tmp_path: Path) -> None:
+    told: list[Any] = []
+    with pytest.raises(Cancelled):
+        context(tmp_path, told, check=stop, record=told.append).note({"step": 1})
+    assert told == []
+
+
+def test_a_checkpoint_is_handed_over_once_it_is_in_the_store_also_by_who_is_to_stop(
+    vlyard_store: ArtefactStore, tmp_path: Path
+) -> None:
+    # given a handler that is to stop, and a folder
+    handed: list[Checkpoint] = []
+    keeping = context(tmp_path / "scratch", [], check=stop, hand_over=handed.append, store=vlyard_store)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "weights").write_bytes(b"w")
+    # when it keeps that
+    keeping.keep(tmp_path / "state", 7, latest=3)
+    # then it is a tree at its attempt's place
+    [checkpoint] = handed
+    assert (checkpoint.step, checkpoint.latest, checkpoint.tree.kind) == (7, 3, ArtefactKind.TREE)
+    assert checkpoint.tree.key == "prefix/checkpoint-7/manifest.json"
+    vlyard_store.fetch(checkpoint.tree, tmp_path / "manifest")

@@ -2,12 +2,14 @@ import io
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 import torch
 from PIL import Image
 
+from tests.qwen.adapted import make_adapter, manifest
 from tests.workers.desks import Desk
 from vlyard.demo.shapes import draw_scenes
 from vlyard.errors import Cancelled, InvalidInput, UnreadablePicture
@@ -18,6 +20,7 @@ from vlyard.jobs.kinds import KINDS
 from workers.inference import infer, run
 from workers.qwen.demo.architecture import build_untrained
 from workers.qwen.loading import DEMO_FOLDER
+from workers.qwen.manifest import Manifest, write_manifest
 
 torch.set_num_threads(1)
 
@@ -234,10 +237,85 @@ def test_a_model_may_be_an_artefact(desk: Desk, scene_png: bytes, tmp_path: Path
     assert (result.model.name, result.answer.completion_tokens) == (str(model), 4)
 
 
+# --- tuned models ---------------------------------------------------------------------------------------------
+
+
+def tuned(desk: Desk, told: Manifest | None = None) -> UUID:
+    """An adapter on the demo model, as a training leaves it."""
+    folder = desk.folder / "tuned"
+    make_adapter(DEMO_FOLDER, folder, r=1)
+    if told is not None:
+        write_manifest(folder, told)
+    return desk.lay_down(folder, "tuned")
+
+
+def test_a_tuned_model_is_asked_like_any_other_and_its_base_is_loaded_once(desk: Desk, scene_png: bytes) -> None:
+    image, model = desk.lay_down(scene_png, "shape.png"), tuned(desk, manifest(min_pixels=12_288, max_pixels=16_384))
+    plain, _ = ask(desk, image)
+
+    first, again, by_adapter = (
+        ask(desk, image, **named)[0]
+        for named in ({"model": model}, {"model": str(model)}, {"model": "demo", "adapter": model})
+    )
+    after, _ = ask(desk, image)
+
+    assert [each.model.warm for each in (plain, first, again, by_adapter, after)] == [False, False, True, True, True]
+    assert first.text == again.text == by_adapter.text != plain.text == after.text
+    assert (first.model.name, first.model.adapter, by_adapter.model.adapter) == (str(model), None, str(model))
+    assert plain.model.bytes < first.model.bytes < plain.model.bytes + 20_000
+    assert desk.models.warm.bytes == first.model.bytes
+
+
+def test_a_tuned_model_sees_pictures_as_in_its_training_unless_the_question_says_how(
+    desk: Desk, scene_png: bytes
+) -> None:
+    image, model = desk.lay_down(scene_png, "shape.png"), tuned(desk, manifest(min_pixels=4_096, max_pixels=4_096))
+
+    tokens = [
+        ask(desk, image, max_new_tokens=1, **how)[0].answer.picture_tokens
+        for how in ({"model": model}, {"model": model, "min_pixels": 128**2, "max_pixels": 128**2}, {})
+    ]
+
+    assert tokens == [4, 16, 16]
+
+
+def test_a_tuned_model_is_told_what_it_was_told_in_its_training_unless_the_question_says_something_else(
+    desk: Desk, scene_png: bytes
+) -> None:
+    image, words = desk.lay_down(scene_png, "shape.png"), "Answer in one word."
+    model = tuned(desk, manifest(min_pixels=12_288, max_pixels=16_384, system=words))
+    said = [{"type": "text", "text": DEFAULT_PROMPT}]
+    talk = [{"role": "user", "content": [{"type": "image", "image": str(image)}, *said]}]
+    led = [{"role": "system", "content": "Hm."}, *talk]
+
+    def tokens(**how: Any) -> int:
+        return ask(desk, **{"image": image, "max_new_tokens": 1, **how})[0].answer.prompt_tokens
+
+    by_itself = tokens(model=model)
+    in_a_talk = tokens(model=model, messages=talk, image=None, prompt=None)
+
+    assert by_itself == in_a_talk == tokens(system=words) > tokens()
+    assert tokens(model=model, system="Hm.") == tokens(system="Hm.") < by_itself
+    assert tokens(model=model, messages=led, image=None, prompt=None) == tokens(system="Hm.")
+
+
+def test_a_tuned_model_reads_questions_by_the_template_of_its_training(desk: Desk, scene_png: bytes) -> None:
+    image = desk.lay_down(scene_png, "shape.png")
+    bare = "{% for message in messages %}<|vision_start|><|image_pad|><|vision_end|>{% endfor %}"
+    model = tuned(desk, manifest(min_pixels=4_096, max_pixels=4_096, chat_template=bare))
+
+    asked, plain = (ask(desk, image, max_new_tokens=1, **how)[0].answer for how in ({"model": model}, {}))
+
+    assert (asked.prompt_tokens, asked.picture_tokens) == (6, 4)
+    assert plain.prompt_tokens > 20
+
+
 def test_a_model_that_is_not_there_is_refused_with_the_names_of_those_that_are(desk: Desk, scene_png: bytes) -> None:
     (desk.folder / "models" / "other").mkdir()
 
-    with pytest.raises(InvalidInput, match=r"/spec/model: this worker has no model 'mine' \(it has demo, other"):
+    with pytest.raises(
+        InvalidInput, match=r"/spec/model: this worker has no model 'mine' \(it has demo, untrained, other"
+    ):
         ask(desk, desk.lay_down(scene_png, "shape.png"), model="mine")
 
 

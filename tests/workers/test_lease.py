@@ -76,6 +76,22 @@ def test_progress_reaches_the_row_and_the_events(system: System, worker: UUID) -
         assert event.data == {"fraction": 0.5, "text": "half way"}
 
 
+def test_the_newest_of_what_was_measured_since_the_last_beat_reaches_the_events(system: System, worker: UUID) -> None:
+    def told() -> list[dict[str, object]]:
+        with system.database.transaction() as session:
+            return [row.data for row in session.query(JobEvent).filter_by(job_id=pair[0], type="metrics")]
+
+    with _keeping(system.database, worker) as keeper:
+        pair = _claimed(system, worker)
+        hold = keeper.hold(pair, time.monotonic(), killable=False)
+        for step in range(100):
+            hold.note({"step": step})
+        eventually(told)
+        assert told() == [{"step": 99}]
+        hold.note({"step": 100})
+        eventually(lambda: told() == [{"step": 99}, {"step": 100}])
+
+
 def test_a_cancelled_jobs_handler_is_told_within_a_beat(system: System, worker: UUID) -> None:
     caller = system.caller()
     with _keeping(system.database, worker) as keeper:

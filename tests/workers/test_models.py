@@ -1,30 +1,27 @@
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from control.settings import Settings
+from tests.qwen.adapted import manifest
 from tests.workers.hubs import COMMIT, REPOSITORY, StandIn, serving
-from vlyard.errors import Cancelled, InvalidInput, RefusedArchive, Unavailable
+from vlyard.errors import InvalidInput, RefusedArchive, Unavailable
 from vlyard.files import Stored, sha256_of
 from vlyard.formats.archive import pack
 from workers.context import Context
-from workers.model_cache import ModelCache
-from workers.models import cache_of, resolve
+from workers.models import resolve, whole
 from workers.qwen.checkpoint import check_checkpoint
 from workers.qwen.loading import DEMO_FOLDER
+from workers.qwen.manifest import read_manifest, write_manifest
 from workers.qwen.warm import Source
 from workers.trees import store_tree
 
@@ -77,17 +74,36 @@ class Bench:
     def settings(self, **values: Any) -> Settings:
         return Settings(cache_dir=self.folder / "cache", **values)
 
-    def context(self, *inputs: Stored, check: Callable[[], None] = lambda: None) -> Context:
+    def context(
+        self, *inputs: Stored, check: Callable[[], None] = lambda: None, named: Mapping[str, UUID] | None = None
+    ) -> Context:
         def tell(*words: object) -> None:
             self.said.append(" ".join(map(str, words)))
 
         given = {each.id: each for each in inputs}
-        return Context(uuid4(), 1, self.folder / "job", given, self.shelf, "job/1", tell, check, self.said.append)
+        words: dict[str, Any] = {"say": self.said.append, "named": named or {}}
+        return Context(uuid4(), 1, self.folder / "job", given, self.shelf, "job/1", tell, check, **words)
 
-    def found(self, model: UUID | str, *inputs: Stored, adapter: UUID | None = None, **settings: Any) -> Source:
-        with resolve(model, adapter, 1, self.context(*inputs), self.settings(**settings)) as source:
+    def found(
+        self,
+        model: UUID | str,
+        *inputs: Stored,
+        adapter: UUID | None = None,
+        named: Mapping[str, UUID] | None = None,
+        **settings: Any,
+    ) -> Source:
+        with resolve(model, adapter, 1, self.context(*inputs, named=named), self.settings(**settings)) as source:
             check_checkpoint(source.folder)
             return source
+
+    def tuned(self, base: str | None) -> Stored:
+        """An adapter as a training stores it, on that base; None: nothing says on which."""
+        folder = self.folder / f"adapter-{uuid4()}"
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{}")
+        if base is not None:
+            write_manifest(folder, manifest(base=base))
+        return self.shelf.tree(folder)
 
 
 @pytest.fixture
@@ -114,9 +130,22 @@ def test_a_name_that_there_is_not_is_refused_with_those_that_there_are(bench: Be
     (models / "readme.txt").touch()
 
     with pytest.raises(
-        InvalidInput, match=r"/spec/model: this worker has no model .* \(it has demo, mine, other; hub:"
+        InvalidInput, match=r"/spec/model: this worker has no model .* \(it has demo, untrained, mine, other; hub:"
     ):
         bench.found(name, models_dir=models)
+
+
+def test_the_untrained_model_is_made_once_and_always_the_same(bench: Bench) -> None:
+    weights = bench.found("untrained").folder / "model.safetensors"
+    first, made = load_file(weights), weights.stat().st_mtime_ns
+    again = bench.found("untrained").folder / "model.safetensors"
+    assert (again, again.stat().st_mtime_ns) == (weights, made)
+
+    shutil.rmtree(bench.folder / "cache")
+    anew = load_file(bench.found("untrained").folder / "model.safetensors")
+
+    assert first.keys() == anew.keys() == load_file(DEMO_FOLDER / "model.safetensors").keys()
+    assert all(torch.equal(first[name], anew[name]) for name in first)
 
 
 # --- artefacts ------------------------------------------------------------------------------------------------
@@ -196,6 +225,89 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(bench: Bench) -> Non
         bench.found(archive.id, archive)
 
 
+# --- tuned models ---------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_that_is_given_as_the_model_brings_the_base_that_its_manifest_names(bench: Bench) -> None:
+    mine = bench.folder / "models" / "mine-v1.2"
+    shutil.copytree(DEMO_FOLDER, mine)
+    on_demo, on_mine, on_nothing = (bench.tuned(base) for base in ("demo", "mine-v1.2", "untrained"))
+
+    for adapter, base in ((on_demo, DEMO_FOLDER.name), (on_mine, "mine-v1.2"), (on_nothing, "untrained")):
+        source = bench.found(adapter.id, adapter, models_dir=mine.parent)
+        assert source.folder.name == base
+        assert source.adapter is not None
+        assert read_manifest(source.adapter)
+
+
+def test_the_base_of_an_adapter_may_be_an_artefact_or_a_version_that_the_job_brings(bench: Bench) -> None:
+    base = bench.shelf.tree(DEMO_FOLDER)
+    by_id, by_name = bench.tuned(str(base.id)), bench.tuned("acme/shapes:1")
+
+    one = bench.found(by_id.id, by_id, base)
+    two = bench.found("acme/shapes:2", by_name, base, named={"acme/shapes:1": base.id, "acme/shapes:2": by_name.id})
+
+    assert one.folder == two.folder != DEMO_FOLDER
+    assert one.adapter is not None
+    assert two.adapter is not None
+    assert one.adapter != two.adapter
+
+
+def test_the_base_of_an_adapter_may_be_a_model_of_a_hub_at_its_commit(bench: Bench) -> None:
+    adapter = bench.tuned(f"hub:{REPOSITORY}@{COMMIT}")
+
+    with serving(StandIn(DEMO_FOLDER)) as hub:
+        source = bench.found(adapter.id, adapter, hub_endpoint=hub.url)
+
+    assert (source.folder.name, source.revision) == ("Tiny-VL", COMMIT)
+    assert source.adapter is not None
+
+
+def test_a_version_that_the_job_does_not_bring_is_refused_by_its_name(bench: Bench) -> None:
+    with pytest.raises(InvalidInput, match="/spec/model: the job names no model acme/shapes:3"):
+        bench.found("acme/shapes:3")
+
+
+def test_a_version_that_is_a_whole_model_is_one_like_any_other(bench: Bench) -> None:
+    tree = bench.shelf.tree(DEMO_FOLDER)
+
+    source = bench.found("acme/shapes:1", tree, named={"acme/shapes:1": tree.id})
+
+    assert (source.folder.name, source.adapter) == ("demo_model", None)
+
+
+def test_an_adapter_whose_base_cannot_be_had_is_refused_with_what_to_do(bench: Bench) -> None:
+    silent, further, gone, odd = (bench.tuned(base) for base in (None, "acme/shapes:1", str(uuid4()), "../../mine"))
+    other = bench.tuned("demo")
+
+    with pytest.raises(InvalidInput, match=r"no vlyard.json in it says .* \(give its base as `model`, and this as `ad"):
+        bench.found(silent.id, silent)
+    with pytest.raises(InvalidInput, match="is an adapter, and so is its base, acme/shapes:1"):
+        bench.found(further.id, further, other, named={"acme/shapes:1": other.id})
+    with pytest.raises(InvalidInput, match=r"is an adapter on the artefact .*, which the job does not have"):
+        bench.found(gone.id, gone)
+    with pytest.raises(InvalidInput, match="this worker has no model"):
+        bench.found(odd.id, odd)
+    with pytest.raises(InvalidInput, match=r"/spec/adapter: the model .* is an adapter itself"):
+        bench.found(other.id, other, silent, adapter=silent.id)
+
+
+def test_where_a_whole_model_is_needed_an_adapter_is_refused(bench: Bench) -> None:
+    adapter, tree = bench.tuned("demo"), bench.shelf.tree(DEMO_FOLDER)
+    context = bench.context(adapter, tree, named={"acme/shapes:1": adapter.id})
+
+    for name in ("acme/shapes:1", adapter.id):
+        with (
+            pytest.raises(
+                InvalidInput, match=r"/spec/model: .* is an adapter \(train on its base, or export it merged"
+            ),
+            whole(name, context, bench.settings()),
+        ):
+            pass
+    with whole(tree.id, context, bench.settings()) as source:
+        assert source.folder.name == "demo_model"
+
+
 # --- hubs -----------------------------------------------------------------------------------------------------
 
 
@@ -232,134 +344,3 @@ def test_what_was_fetched_is_used_while_the_hub_is_away(bench: Bench) -> None:
     assert any("cannot be reached" in said and "using what was fetched earlier" in said for said in bench.said)
     with pytest.raises(Unavailable, match="cannot be reached"):
         bench.found("hub:Acme/Other", hub_endpoint=hub.url)
-
-
-# --- the cache ------------------------------------------------------------------------------------------------
-
-
-def fill_with(size: int) -> Callable[[Path], None]:
-    def fill(folder: Path) -> None:
-        (folder / "content").write_bytes(b"x" * size)
-
-    return fill
-
-
-def keep(cache: ModelCache, key: str, size: int = 100) -> None:
-    with cache.entry(key, size, fill_with(size), lambda: None) as entry:
-        assert (entry / "content").stat().st_size == size
-    time.sleep(0.01)  # so that the times of use differ
-
-
-def kept(cache: ModelCache) -> set[str]:
-    return {path.name for path in cache.folder.iterdir() if path.is_dir()}
-
-
-def test_the_longest_unused_goes_when_another_needs_its_room(tmp_path: Path) -> None:
-    cache = ModelCache(tmp_path / "cache", 300)
-    for key in ("one", "two", "three", "one", "four"):
-        keep(cache, key)
-
-    assert kept(cache) == {"one", "three", "four"}
-
-
-def test_what_is_in_use_stays_even_where_it_takes_more_than_there_is(tmp_path: Path) -> None:
-    cache = ModelCache(tmp_path / "cache", 150)
-
-    with cache.entry("one", 100, fill_with(100), lambda: None) as entry:
-        keep(cache, "two")
-        keep(cache, "three")
-        assert entry.is_dir()
-
-        assert kept(cache) == {"one", "three"}
-
-
-def test_several_who_want_the_same_make_it_once(tmp_path: Path) -> None:
-    cache, filled, together = ModelCache(tmp_path / "cache", 1000), [], threading.Barrier(4)
-
-    def fill(folder: Path) -> None:
-        filled.append(folder)
-        time.sleep(0.2)
-        (folder / "content").write_bytes(b"whole")
-
-    def want() -> None:
-        together.wait()
-        with cache.entry("one", 5, fill, lambda: None) as entry:
-            assert (entry / "content").read_bytes() == b"whole"
-
-    threads = [threading.Thread(target=want) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-
-    assert len(filled) == 1
-
-
-def test_who_waits_for_another_process_can_be_called_off(tmp_path: Path) -> None:
-    cache, begun, end = ModelCache(tmp_path / "cache", 1000), threading.Event(), threading.Event()
-
-    def slowly(folder: Path) -> None:
-        begun.set()
-        end.wait(20)
-
-    def want() -> None:
-        with cache.entry("one", 5, slowly, lambda: None):
-            pass
-
-    def stop() -> None:
-        raise Cancelled
-
-    maker = threading.Thread(target=want)
-    maker.start()
-    begun.wait(20)
-    with pytest.raises(Cancelled), cache.entry("one", 5, fill_with(5), stop):
-        pass
-    end.set()
-    maker.join(20)
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from workers.model_cache import ModelCache
-
-def fill(folder):
-    (folder / "half").write_text("half")
-    print("filling", flush=True)
-    signal.pause()
-
-with ModelCache(Path(sys.argv[1]), 1000).entry("one", 5, fill, lambda: None):
-    pass
-"""
-
-
-def test_a_process_killed_while_it_fetches_leaves_its_part_for_the_next(tmp_path: Path) -> None:
-    folder = tmp_path / "cache"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE, cwd=Path.cwd())
-    assert process.stdout is not None
-    process.stdout.readline()
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(20)
-    cache = ModelCache(folder, 1000)
-
-    assert not cache.has("one")
-    with cache.entry("one", 5, fill_with(5), lambda: None) as entry:
-        assert {path.name for path in entry.iterdir()} == {"half", "content"}
-
-
-def test_what_dead_processes_left_goes_with_the_rest(tmp_path: Path) -> None:
-    cache = ModelCache(tmp_path / "cache", 150)
-    for left in ("dead.part", "removed.gone"):
-        (cache.folder / left).mkdir(parents=True)
-        (cache.folder / left / "content").write_bytes(b"x" * 100)
-
-    keep(cache, "one")
-
-    assert kept(cache) == {"one"}
-
-
-def test_the_cache_is_where_the_setting_says_or_in_the_users_own(tmp_path: Path) -> None:
-    said = cache_of(Settings(cache_dir=tmp_path, cache_bytes=7))
-
-    assert said == ModelCache(tmp_path / "models", 7)
-    assert cache_of(Settings()).folder.parts[-2:] == ("vlyard", "models")

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 import vlyard
-from vlyard.cli import convert, dataset, doctor, jobs, kinds, pools, teams, watch, webhooks, why
+from vlyard.cli import compare, convert, dataset, doctor, jobs, kinds, models, pools, teams, train, watch, webhooks, why
 from vlyard.errors import Blame, Cancelled, JobFailed, VLyardError, WaitTimeout
 
 GROUP = "vlyard.commands"
@@ -58,7 +58,7 @@ def build(words: Sequence[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_options)
-    for part in (kinds, jobs, watch, why, convert, dataset, pools, teams, webhooks, doctor):
+    for part in (kinds, train, compare, jobs, watch, why, convert, dataset, models, pools, teams, webhooks, doctor):
         part.register(app)
     if not set(words[:1]) & {"--version", "--show-completion", "--install-completion", *_names(app)}:
         commands, missing = _installed(words[:1])

@@ -5,7 +5,7 @@ Knows no kind by name. What is common to all of them, `COMMON`, is said once, as
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 from uuid import UUID, uuid4
@@ -65,11 +65,15 @@ def _command(kind: Kind) -> Callable[..., None]:
     def command(**values: Any) -> None:
         _run(kind, values)
 
-    # typer reads a function's signature and annotations: here those of the specification's fields as well.
-    vars(command)["__signature__"] = inspect.Signature(everything)
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in everything}
     said = (sys.modules[kind.spec.__module__].__doc__ or kind.name).split("\n\n")[0]
     command.__doc__ = f"{said} Administrators only." if kind.admin_only else said
+    return taking(command, everything)
+
+
+def taking(command: Callable[..., None], options: Sequence[inspect.Parameter]) -> Callable[..., None]:
+    """The command with these options: typer reads a function's signature and annotations."""
+    vars(command)["__signature__"] = inspect.Signature(options)
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in options}
     return command
 
 

@@ -40,18 +40,23 @@ def run(
         ids = uploaded(client, sorted(set(files.values())))
         meant = texts | {mark: str(ids[path]) for mark, path in files.items()}
         batch = _checked(_each_text(marked.model_dump(mode="json"), lambda text: meant.get(text, text)), where)
-        submitted = client.submit_many(batch.jobs)
-        try:
-            ended = _follow(client, batch.jobs, submitted)
-        except KeyboardInterrupt:
-            print("\nthe jobs go on: `vlyard jobs` lists them, `vlyard watch ID` follows one", file=sys.stderr)
-            raise
+        ended = followed(client, batch.jobs)
     if as_json:
         for job in ended:
             print(job.model_dump_json())
     else:
         _console(stderr=False).print(_table(batch.jobs, ended))
     _fail_if_any_did(ended)
+
+
+def followed(client: Client, entries: Sequence[Entry]) -> Sequence[Job]:
+    """Submit jobs that feed each other, and show how far they are until all have ended; returns them then."""
+    submitted = client.submit_many(entries)
+    try:
+        return _follow(client, entries, submitted)
+    except KeyboardInterrupt:
+        print("\nthe jobs go on: `vlyard jobs` lists them, `vlyard watch ID` follows one", file=sys.stderr)
+        raise
 
 
 def _checked(data: object, where: str) -> Batch:

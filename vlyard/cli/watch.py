@@ -2,10 +2,10 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,13 @@ from vlyard.jobs.events import Event
 from vlyard.jobs.view import Failure, Progress
 
 _WHOLE_FROM = 100.0  # a rate is told without its fraction
+# What the line of a `metrics` event shows of it, where it is there.
+_MEASURED = (
+    ("step", "step {}"),
+    ("loss", "loss {}"),
+    ("learning_rate", "lr {}"),
+    ("samples_per_second", "{} samples/s"),
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +40,7 @@ def watch(id: JobId, as_json: AsJson = False) -> None:
             for event in client.events(id):
                 if as_json:
                     print(event.model_dump_json(), flush=True)
-                elif event.type == "progress" and sys.stdout.isatty():
+                elif event.type in {"progress", "metrics"} and sys.stdout.isatty():
                     _draw(bars, event)
                 else:
                     bars.console.out(_line(event), highlight=False)
@@ -67,12 +74,13 @@ def _screen() -> Iterator[Bars]:
 
 
 def _draw(bars: Bars, event: Event) -> None:
-    now = Progress.model_validate(event.data, extra="ignore")
-    bar = next(iter(bars.task_ids), None)
+    """One line for how far it is, and one for what it measures."""
+    bar = next((task.id for task in bars.tasks if task.fields["of"] == event.type), None)
     if bar is None:
-        bar = bars.add_task("", total=None)
-    total = None if now.fraction is None else 1.0
-    bars.update(bar, description=progress_text(now), total=total, completed=now.fraction or 0.0)
+        bar = bars.add_task("", total=None, of=event.type)
+    fraction = event.data.get("fraction")
+    total = None if fraction is None else 1.0
+    bars.update(bar, description=_what(event), total=total, completed=fraction or 0.0)
 
 
 def _line(event: Event) -> str:
@@ -83,6 +91,8 @@ def _line(event: Event) -> str:
 def _what(event: Event) -> str:
     if event.type == "progress":
         return progress_text(Progress.model_validate(event.data, extra="ignore"))
+    if event.type == "metrics":
+        return metrics_text(event.data)
     if event.type == "priority":
         return f"priority {event.data['priority']}"
     attempt = f", attempt {event.data['attempt']}" if event.data.get("attempt") else ""
@@ -90,6 +100,12 @@ def _what(event: Event) -> str:
     error = event.data.get("error")
     why = f": {Failure.model_validate(error, extra='ignore').message}" if error else ""
     return f"{event.data.get('state', event.type)}{attempt}{asked}{why}"
+
+
+def metrics_text(metrics: Mapping[str, Any]) -> str:
+    """What a training measured, in one line."""
+    told = ((form, metrics.get(name)) for name, form in _MEASURED)
+    return " · ".join(form.format(_number(value)) for form, value in told if isinstance(value, int | float))
 
 
 def progress_text(progress: Progress) -> str:

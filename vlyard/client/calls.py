@@ -3,13 +3,14 @@
 from vlyard.client.connection import KEY_VARIABLE, URL_VARIABLE
 from vlyard.client.file_calls import FileCalls
 from vlyard.client.job_calls import JobCalls
+from vlyard.client.model_calls import ModelCalls
 from vlyard.client.team_calls import TeamCalls
 from vlyard.client.webhook_calls import WebhookCalls
 
 __all__ = ["KEY_VARIABLE", "URL_VARIABLE", "Client"]
 
 
-class Client(JobCalls, FileCalls, WebhookCalls, TeamCalls):
+class Client(JobCalls, FileCalls, ModelCalls, WebhookCalls, TeamCalls):
     """A team's way to VLyard.
 
     `base_url` and `api_key` default to the environment's VLYARD_URL and VLYARD_API_KEY. `timeout` is how many

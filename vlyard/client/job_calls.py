@@ -11,6 +11,7 @@ from vlyard.client.connection import Connection, checked, checked_id, parsed
 from vlyard.client.following import follow_stream
 from vlyard.errors import Cancelled, Conflict, JobFailed, VLyardError, WaitTimeout
 from vlyard.jobs.conversion import ConversionResult, ConversionSpec
+from vlyard.jobs.evaluation import EvaluationResult, EvaluationSpec
 from vlyard.jobs.events import Event
 from vlyard.jobs.inference import InferenceResult, InferenceSpec
 from vlyard.jobs.kinds import KINDS
@@ -19,6 +20,8 @@ from vlyard.jobs.output import LogPage, LogPiece
 from vlyard.jobs.prediction import PredictionResult, PredictionSpec
 from vlyard.jobs.spec import Result, Spec
 from vlyard.jobs.state import TERMINAL, State
+from vlyard.jobs.training import TrainingResult, TrainingSpec
+from vlyard.jobs.training_check import TrainingCheckResult, TrainingCheckSpec
 from vlyard.jobs.view import Accepted, Batch, Changes, Entry, Job, NewPriority, Page, Submission
 from vlyard.jobs.why import Why
 
@@ -162,6 +165,15 @@ class JobCalls(Connection):
 
     @overload
     def run(self, spec: PredictionSpec, **how: Unpack[How]) -> PredictionResult: ...
+
+    @overload
+    def run(self, spec: TrainingCheckSpec, **how: Unpack[How]) -> TrainingCheckResult: ...
+
+    @overload
+    def run(self, spec: TrainingSpec, **how: Unpack[How]) -> TrainingResult: ...
+
+    @overload
+    def run(self, spec: EvaluationSpec, **how: Unpack[How]) -> EvaluationResult: ...
 
     @overload
     def run(self, spec: NoopSpec, **how: Unpack[How]) -> NoopResult: ...

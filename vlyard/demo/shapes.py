@@ -5,7 +5,7 @@ Python's `random` is used, whose numbers are the same on every machine.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,15 +44,31 @@ def draw_dataset(folder: Path, count: int, seed: int, *, side: int = SIDE) -> tu
     Makes `images/0000.png`, `labels/0000.txt` and so on, and `data.yaml`. A label line is the class's number, then
     the box's centre x, centre y, width and height as parts of the picture's.
     """
-    for name in ("images", "labels"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    listing = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(CLASSES))}
+    _describe(folder, {"train": "images", "val": "images"})
+    return _draw_split(folder, "", count, seed, side)
+
+
+def draw_splits(folder: Path, train: int, val: int, seed: int, *, side: int = SIDE) -> tuple[Path, ...]:
+    """The same with two splits in folders of their own, drawn with two seeds; returns the paths of val's pictures."""
+    _describe(folder, {"train": "train/images", "val": "val/images"})
+    _draw_split(folder, "train", train, seed, side)
+    return _draw_split(folder, "val", val, seed + 1, side)
+
+
+def _describe(folder: Path, splits: Mapping[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    listing = {"path": ".", **splits, "names": dict(enumerate(CLASSES))}
     (folder / "data.yaml").write_text(yaml.safe_dump(listing, sort_keys=False), encoding="utf-8")
+
+
+def _draw_split(folder: Path, split: str, count: int, seed: int, side: int) -> tuple[Path, ...]:
+    for name in ("images", "labels"):
+        (folder / split / name).mkdir(parents=True, exist_ok=True)
     pictures = []
     for number, scene in zip(range(count), draw_scenes(seed, side=side), strict=False):
-        picture = folder / "images" / f"{number:04d}.png"
+        picture = folder / split / "images" / f"{number:04d}.png"
         scene.picture.save(picture)
-        (folder / "labels" / f"{number:04d}.txt").write_text(_label_line(scene), encoding="utf-8")
+        (folder / split / "labels" / f"{number:04d}.txt").write_text(_label_line(scene), encoding="utf-8")
         pictures.append(picture)
     return tuple(pictures)
 

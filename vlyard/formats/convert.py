@@ -26,7 +26,7 @@ from vlyard.formats.faults import Status, judge
 from vlyard.formats.picture import DEFAULT_MAX_PIXELS, open_picture
 from vlyard.formats.planning import Chances, Plan
 from vlyard.formats.plots import statistics_sheet
-from vlyard.formats.reading import Row, Stray, Wanted
+from vlyard.formats.reading import Reader, Row, Stray, Wanted
 from vlyard.formats.recognition import recognise
 from vlyard.formats.report import VERSION, Totals, write_report
 from vlyard.formats.statistics import Tally
@@ -104,6 +104,7 @@ def convert(
         # The helpers wake up while the source is recognised; a few pictures are done before any is awake.
         with Crew(processes if count > 2 * _CHUNK[options.check] else 1) as crew:
             reader = recognise(tree, Wanted(options.source_format, options.labels, options.coordinates, aside))
+            options = _with_a_held_out_split(options, reader)
             choice = Choice.of(options, reader.classes)
             classes = Classes(choice.classes)
             writer = make_writer(options, classes, tuple(options.split or reader.splits))
@@ -114,6 +115,12 @@ def convert(
             output.rmdir()
         made.rename(output)
     return report
+
+
+def _with_a_held_out_split(options: ConversionOptions, reader: Reader) -> ConversionOptions:
+    if options.hold_out is None or len(reader.splits) != 1:
+        return options
+    return options.model_copy(update={"split": {"train": 1 - options.hold_out, "val": options.hold_out}})
 
 
 def _check_places(source: Path, output: Path) -> None:

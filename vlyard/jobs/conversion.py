@@ -121,12 +121,21 @@ class ConversionOptions(BaseModel):
         None,
         description="Shares of a new split, chosen by seed, such as train 0.9 and val 0.1; none: the source's own.",
     )
+    hold_out: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Where the source has one split only: the share of its pictures that becomes `val`, chosen by "
+        "seed. A source with splits of its own keeps them.",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="What everything that is chosen by chance depends on.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.split is not None and abs(sum(self.split.values()) - 1) > 1e-6:
             raise ValueError("the shares of `split` must add up to 1, such as train 0.9 and val 0.1")
+        if self.split is not None and self.hold_out is not None:
+            raise ValueError("`split` and `hold_out` both make splits: choose")
         if self.check == "none" and self.min_size:
             raise ValueError("`min_size` needs the size of pictures: choose `check: header`")
         return self

@@ -20,7 +20,7 @@ class Event(_View):
 
     seq: int = Field(description="Its number among the job's events.")
     at: datetime
-    type: str = Field(description="`state` (the job moved, or was asked to stop), `progress` or `priority`.")
+    type: str = Field(description="`state` (the job moved, or was asked to stop), `progress`, `metrics` or `priority`.")
     data: dict[str, Any]
 
     @property

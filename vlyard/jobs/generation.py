@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, NamedTuple, Self, TypeAlias
 from uuid import UUID
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, field_validator, model_validator
@@ -20,6 +20,24 @@ LARGEST_MODEL_IN_GPUS = 16
 _WORD = "[A-Za-z0-9][A-Za-z0-9._-]*"
 MODEL_NAME = f"({_WORD}|hub:{_WORD}/{_WORD}(@[A-Za-z0-9._/-]+)?)"
 _LONGEST_NAME = 300
+_OF_TEAM = re.compile(f"({_WORD})/({_WORD})(?::([1-9][0-9]{{0,8}}))?")
+
+
+class ModelVersion(NamedTuple):
+    """A version of a team's model, written `<team>/<name>:<version>`."""
+
+    team: str
+    name: str
+    version: int  # from 1
+
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """The version that a text names, in that form and no other; None where it names none."""
+        found = _OF_TEAM.fullmatch(text)
+        return cls(found[1], found[2], int(found[3])) if found and found[3] else None
+
+    def __str__(self) -> str:
+        return f"{self.team}/{self.name}:{self.version}"
 
 
 def _model(value: object) -> UUID | str:
@@ -31,9 +49,13 @@ def _model(value: object) -> UUID | str:
             return Reference(value)
         with suppress(ValueError):
             return UUID(value)
-        if len(value) <= _LONGEST_NAME and re.fullmatch(MODEL_NAME, value):
+        if len(value) <= _LONGEST_NAME and (re.fullmatch(MODEL_NAME, value) or ModelVersion.read(value)):
             return value
-    raise ValueError("a model is `demo`, a folder's name, hub:<owner>/<name>, or an artefact's id")
+        if _OF_TEAM.fullmatch(value):
+            raise ValueError(f"give a version, such as {value}:1, or write hub:{value} for a model of the hub")
+    raise ValueError(
+        "a model is `demo`, a folder's name, hub:<owner>/<name>, <team>/<name>:<version>, or an artefact's id"
+    )
 
 
 ModelId: TypeAlias = Annotated[
@@ -62,7 +84,7 @@ class GenerationSpec(Spec):
     model: ModelId = Field(
         "demo",
         description="`demo`, a folder's name in the worker's model directory, `hub:<owner>/<name>` with an optional "
-        "`@<revision>`, or a checkpoint as an artefact.",
+        "`@<revision>`, `<team>/<name>:<version>`, or a checkpoint as an artefact.",
     )
     adapter: ArtefactId | None = Field(None, description="A LoRA adapter, as PEFT saves it, to put on the model.")
     gpus: int = Field(1, ge=1, le=LARGEST_MODEL_IN_GPUS, description="How many GPUs to spread the model over.")

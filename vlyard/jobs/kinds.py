@@ -10,10 +10,13 @@ from datetime import timedelta
 from enum import StrEnum
 
 from vlyard.jobs.conversion import ConversionResult, ConversionSpec
+from vlyard.jobs.evaluation import EvaluationResult, EvaluationSpec
 from vlyard.jobs.inference import InferenceResult, InferenceSpec
 from vlyard.jobs.noop import NoopResult, NoopSpec
 from vlyard.jobs.prediction import PredictionResult, PredictionSpec
 from vlyard.jobs.spec import Result, Spec
+from vlyard.jobs.training import TrainingResult, TrainingSpec
+from vlyard.jobs.training_check import TrainingCheckResult, TrainingCheckSpec
 
 
 class Device(StrEnum):
@@ -41,6 +44,8 @@ class Kind:
     bundle: int = 1  # how many of them may travel in one message, on one slot: for short jobs
     together: bool = False  # whether they run at the same time, not one after the other: for what a batch makes faster
     admin_only: bool = False
+    resumes: bool = False  # whether the next attempt goes on from a checkpoint of the one before
+    makes_model: bool = False  # whether its output `model` becomes a version of a named model
 
 
 _HOUR = timedelta(hours=1)
@@ -53,6 +58,12 @@ _ROWS = (
          time_limit=_HOUR / 6, max_attempts=3, isolation=Isolation.THREAD, bundle=32, together=True),
     Kind("prediction", PredictionSpec, PredictionResult, Device.GPU, "workers.prediction:run",
          time_limit=24 * _HOUR, max_attempts=3, isolation=Isolation.THREAD),
+    Kind("training_check", TrainingCheckSpec, TrainingCheckResult, Device.CPU, "workers.training_check:run",
+         time_limit=6 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS),
+    Kind("training", TrainingSpec, TrainingResult, Device.GPU, "workers.training:run",
+         time_limit=7 * 24 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS, resumes=True, makes_model=True),
+    Kind("evaluation", EvaluationSpec, EvaluationResult, Device.GPU, "workers.evaluation:run",
+         time_limit=24 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS),
     Kind("noop", NoopSpec, NoopResult, Device.CPU, "workers.noop:run",
          time_limit=_HOUR, max_attempts=3, isolation=Isolation.THREAD, bundle=32, admin_only=True),
 )

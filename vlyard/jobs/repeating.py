@@ -26,6 +26,8 @@ _SINGULAR = {
     "attributes": "attribute",
     "classes": "class",
     "keys": "key",
+    "lora_modules": "lora_module",
+    "parts": "part",
     "prompts": "prompt",
     "splits": "split",
 }

@@ -33,6 +33,9 @@ _HARMLESS_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva", "lor
 
 _PREFIX = "base_model.model."
 _KEY = re.compile(r"(?P<module>.+)\.(?P<part>lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|weight|bias)")
+_WHOLE = frozenset({"weight", "bias"})  # parts that are whole tensors, not changes
+_LINEAR = frozenset({"lora_A", "lora_B"})
+_EYES = "model.visual."  # the vision tower and the merger
 _WITHOUT_SUFFIX = frozenset({"lora_embedding_A", "lora_embedding_B"})
 
 
@@ -57,11 +60,61 @@ def check_adapter(folder: Path, base: Any, base_name: str) -> tuple[str, ...]:
     return (f"the adapter says that it is for {Path(meant).name}, and was put on {base_name}",)
 
 
+def added_bytes(folder: Path, weights: Mapping[str, int], float_width: int) -> int:
+    """What a checked adapter takes beside its base in memory, about, with floats of that many bytes.
+
+    `weights` are the bytes of the base's parameters by their names.
+    """
+    dora = bool(read_json(folder / CONFIG).get("use_dora"))
+    added, merged = 0, set()
+    for name, header in headers(folder / WEIGHTS).items():
+        module, part = _place(name)
+        if part in _WHOLE or (part in _LINEAR and _stays(module, dora=dora)):
+            added += header.bytes_as(float_width)
+        else:
+            merged.add(f"{module}.weight")
+    return added + sum(weights.get(name, 0) for name in merged)
+
+
+def replaced(folder: Path) -> frozenset[str]:
+    """The parameters for which a checked adapter brings a whole tensor, not a change, by their names in the base."""
+    places = [_place(name) for name in headers(folder / WEIGHTS)]
+    return frozenset(f"{module}.{part}" for module, part in places if part in _WHOLE)
+
+
 def merge_adapter(folder: Path, base: Any) -> Any:
     """Put a checked adapter onto a model, and return that model with changed weights.
 
     Raises `InvalidInput` where a tensor of the adapter holds no numbers, or where PEFT finds no place for it.
     """
+    return _putting_on(folder, base, lambda adapted: adapted.merge_and_unload(safe_merge=True))
+
+
+def put_beside(folder: Path, model: Any) -> Any:
+    """Put a checked adapter onto a model, and return that model with its weights as they are, as far as that goes.
+
+    A linear layer of the language model keeps its weights and gets a small layer beside it. What pictures are seen
+    with, what is no linear layer, and what DoRA scales, is merged into a new tensor. Raises as `merge_adapter`.
+    """
+    return _putting_on(folder, model, lambda adapted: _unwrapped(adapted.get_base_model()))
+
+
+class Beside(nn.Module):
+    """A linear layer with what an adapter adds to it: x W' + b + (x A') B'. x: (..., in), the sum: (..., out)."""
+
+    def __init__(self, linear: nn.Linear, down: torch.Tensor, up: torch.Tensor) -> None:
+        """`down` is A', (in, r); `up` is B' times the adapter's scale, (r, out)."""
+        super().__init__()
+        self.linear = linear
+        self.down = nn.Parameter(down, requires_grad=False)
+        self.up = nn.Parameter(up, requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        said: torch.Tensor = self.linear(x)
+        return said + (x @ self.down) @ self.up
+
+
+def _putting_on(folder: Path, model: Any, finish: Callable[[Any], Any]) -> Any:
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict  # heavy, and only for those who need it
 
     tensors = load_file(folder / WEIGHTS)
@@ -71,15 +124,45 @@ def merge_adapter(folder: Path, base: Any) -> Any:
     config = read_json(folder / CONFIG)
     wanted = {name: config[name] for name in _FOLLOWED if config.get(name) is not None}
     try:
-        adapted = get_peft_model(base, LoraConfig(**wanted, lora_dropout=0.0, inference_mode=True))
+        adapted = get_peft_model(model, LoraConfig(**wanted, lora_dropout=0.0, inference_mode=True))
         left = set_peft_model_state_dict(adapted, tensors)
         _expect_all_used(folder, tensors, left)
-        return adapted.merge_and_unload(safe_merge=True).eval()
+        return finish(adapted).eval()
     except (ValueError, TypeError, LookupError, RuntimeError, AttributeError) as damage:
         if isinstance(damage, torch.OutOfMemoryError):
             raise
         first = next(iter(str(damage).splitlines()), "") or type(damage).__name__
         raise refused(folder.name, f"it cannot be put on the model: {first}", "save the adapter again") from damage
+
+
+def _unwrapped(model: Any) -> Any:
+    """The model with plain modules in place of PEFT's."""
+    from peft.tuners.lora import LoraLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    for name, layer in [each for each in model.named_modules() if isinstance(each[1], LoraLayer)]:
+        model.set_submodule(name, _plain(name, layer))
+    for name, saved in [each for each in model.named_modules() if isinstance(each[1], ModulesToSaveWrapper)]:
+        model.set_submodule(name, saved.modules_to_save[saved.active_adapter])
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    return model
+
+
+def _plain(name: str, layer: Any) -> nn.Module:
+    base: nn.Module = layer.get_base_layer()
+    (adapter,) = layer.active_adapters
+    if not isinstance(base, nn.Linear) or not _stays(name, dora=layer.use_dora[adapter]):
+        layer.merge(safe_merge=True)  # into a copy: the base's own tensor may be another model's, too
+        return base
+    down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight * layer.scaling[adapter]
+    like: Any = base.weight
+    return Beside(base, *(each.detach().T.contiguous().to(like) for each in (down, up)))
+
+
+def _stays(module: str, *, dora: bool) -> bool:
+    """Whether a linear layer keeps its weights when an adapter is put beside them."""
+    return not dora and not module.startswith(_EYES)
 
 
 def _check_settings(where: str, config: Mapping[str, Any]) -> None:
@@ -123,7 +206,7 @@ def _place(name: str) -> tuple[str, str]:
     bare = name.removeprefix(_PREFIX)
     stem = bare.removesuffix(".weight")
     found = _KEY.fullmatch(stem) if stem != bare else None
-    if found is None or found["part"] in {"weight", "bias"} | _WITHOUT_SUFFIX:
+    if found is None or found["part"] in _WHOLE | _WITHOUT_SUFFIX:
         found = _KEY.fullmatch(bare)
     return (found["module"].removesuffix(".base_layer"), found["part"]) if found else ("", "")
 

@@ -30,6 +30,8 @@ class Row:
     generator: torch.Generator | None
     pixels: dict[bytes, torch.Tensor] = field(default_factory=dict)  # patches of pictures nobody has looked at
     spoken: list[int] = field(default_factory=list)
+    scored: bool = False  # whether to keep how likely each of them was:
+    logprobs: list[float] = field(default_factory=list)  # under the model's own softmax, before anything is ruled out
     reused_pictures: int | None = None  # whose features were kept from an earlier question; None: not yet looked
 
     @property
@@ -93,6 +95,8 @@ class Batch:
         self._last, best = self._choice.next(self.scores)
         # One transfer from the device: what is no number is told by a token that there is not.
         tokens = torch.where(best.isfinite(), self._last, -1).tolist()
+        if any(row.scored for row in self.rows):
+            self._keep_logprobs(self._last)
         for row, token in zip(self.rows, tokens, strict=True):
             row.spoken += [token] if token >= 0 else []
         return [None if token < 0 else token for token in tokens]
@@ -124,6 +128,12 @@ class Batch:
         self._last = torch.cat([self._last, other._last])
         self.rows += other.rows
         self._choice = self._make_choice()
+
+    def _keep_logprobs(self, chosen: torch.Tensor) -> None:
+        """Of these tokens, (B,), in the rows that are to have them."""
+        told = self.scores.gather(-1, chosen[:, None]).squeeze(-1) - self.scores.logsumexp(dim=-1)
+        for row, logprob in zip(self.rows, told.tolist(), strict=True):
+            row.logprobs += [logprob] if row.scored else []
 
     def _read(self, features: FeatureCache) -> torch.Tensor:
         """The scores of every row's next token, (B, V)."""

@@ -99,7 +99,13 @@ def headers(file: Path) -> Mapping[str, Header]:
 
 def weight_bytes(folder: Path, float_width: int) -> int:
     """What the weights take in memory with floats of that many bytes. Raises `InvalidInput`."""
-    return sum(header.bytes_as(float_width) for file in weight_files(folder) for header in headers(file).values())
+    return sum(parameter_bytes(folder, float_width).values())
+
+
+def parameter_bytes(folder: Path, float_width: int) -> Mapping[str, int]:
+    """The same for every tensor by its name. Raises `InvalidInput`."""
+    found = (header for file in weight_files(folder) for header in headers(file).items())
+    return {name: header.bytes_as(float_width) for name, header in found}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty
+from typing import NamedTuple
 
 from vlyard.errors import Complaint, InvalidInput
 from workers.qwen.batch import Row, rope_positions, text_device
@@ -44,6 +45,13 @@ class Limits:
     feature_bytes: int  # of pictures' features that are kept
 
 
+class Piece(NamedTuple):
+    """One token of an answer."""
+
+    text: str  # empty where it ends an answer or fills a row; a replacement character where it is part of a letter
+    logprob: float  # under the model's own softmax: no temperature, no penalty, and nothing ruled out
+
+
 @dataclass(frozen=True)
 class Generation:
     """What the model said."""
@@ -58,6 +66,7 @@ class Generation:
     first_token_seconds: float  # from the asking to the first token
     rows: int  # of its batch when it began
     reused_pictures: int  # whose features were kept from an earlier question
+    pieces: tuple[Piece, ...] | None = None  # its tokens, where the request wants them scored
 
 
 class Engine:
@@ -106,6 +115,7 @@ class Engine:
             first_token_seconds=ticket.first - asked,
             rows=ticket.rows,
             reused_pictures=ticket.row.reused_pictures or 0,
+            pieces=_pieces(loaded, ended.tokens, ticket.row.logprobs) if request.scored else None,
         )
 
     def close(self) -> None:
@@ -131,12 +141,19 @@ def _ticket(
             "The question does not fit the model",
             [Complaint("/spec/prompt", what, f"shorten it by {1 - room}, or show smaller pictures")],
         )
-    row = Row(encoded, rope_positions(loaded, encoded), sampling, seeded(sampling, text_device(loaded)))
+    generator = seeded(sampling, text_device(loaded))
+    row = Row(encoded, rope_positions(loaded, encoded), sampling, generator, scored=request.scored)
     for shown in encoded.shown:
         if features.get(shown.key) is None:
             row.pixels[shown.key] = patches(loaded.processor, shown)
     words = Transcript(loaded.processor, sampling.stop) if sampling.stop or listened else None
     return Ticket(row, min(sampling.max_new_tokens, room), check, words, listened)
+
+
+def _pieces(loaded: LoadedModel, tokens: list[int], logprobs: list[float]) -> tuple[Piece, ...]:
+    """The engine may have gone on for a few tokens after the last."""
+    told = zip(tokens, logprobs[: len(tokens)], strict=True)
+    return tuple(Piece(decode(loaded.processor, [token]), logprob) for token, logprob in told)
 
 
 def _outcome(ticket: Ticket, told: Callable[[str], None]) -> Ended:

@@ -15,7 +15,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from vlyard.errors import Complaint, InvalidInput
 from workers.qwen.loading import Processor
-from workers.qwen.request import Budget, Request
+from workers.qwen.request import Budget, Request, Turn
 
 # Where these stand in the tokens, pictures are put: a text that contains them would take a picture's place.
 _PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
@@ -65,7 +65,10 @@ def patches(processor: Processor, shown: Shown) -> torch.Tensor:
 
 
 def _tokens(processor: Processor, request: Request, shown: tuple[Shown, ...]) -> list[int]:
-    messages = [{"role": turn.role, "content": [_part(part) for part in turn.content]} for turn in request.turns]
+    turns = request.turns
+    if request.system is not None and not any(turn.role == "system" for turn in turns):
+        turns = (Turn("system", (request.system,)), *turns)
+    messages = [{"role": turn.role, "content": [_part(part) for part in turn.content]} for turn in turns]
     try:
         text: str = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # whatever a checkpoint's template raises: it is a program that comes with it

@@ -4,6 +4,7 @@
 processor   4. read the weights   5. see that they are numbers   6. put the adapter on
 """
 
+import copy
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from vlyard.errors import InvalidInput
-from workers.qwen.adapters import check_adapter, merge_adapter
-from workers.qwen.checkpoint import check_checkpoint, refused, weight_bytes
+from workers.qwen.adapters import added_bytes, check_adapter, merge_adapter
+from workers.qwen.checkpoint import check_checkpoint, parameter_bytes, refused, weight_bytes
+from workers.qwen.manifest import read_manifest
 from workers.qwen.memory import naming_out_of_memory
 from workers.qwen.placement import Placement, cards, place
 
@@ -68,6 +70,8 @@ class LoadedModel:
     attention_reason: str = ""
     dtype_reason: str = ""
     bytes: int = 0  # of parameters and buffers
+    shared_bytes: int = 0  # those of them that are its base's, which is in memory, too
+    system: str | None = None  # what it was trained to be told first, before every conversation
     revision: str | None = None  # of the model hub that it came from
     notes: tuple[str, ...] = ()  # what is worth knowing about it
 
@@ -81,10 +85,14 @@ def load_model(folder: Path, adapter: Path | None = None, gpus: int = 1, *, revi
     began = time.monotonic()
     check_checkpoint(folder)
     notes = check_adapter(adapter, _skeleton(folder), folder.name) if adapter else ()
+    if adapter and gpus > 1:
+        notes = (*notes, "the adapter is merged into a base of its own: one on several GPUs cannot be shared")
     plan = _plan(folder, gpus)
     try:
         model, processor = naming_out_of_memory(lambda: _read(folder, plan))
+        processor, system = as_trained(folder, processor, None)
         if adapter:
+            processor, system = as_trained(adapter, processor, system)
             model = naming_out_of_memory(lambda: merge_adapter(adapter, model))
     except _DAMAGE as damage:
         raise _unloadable(folder, damage) from damage
@@ -99,15 +107,42 @@ def load_model(folder: Path, adapter: Path | None = None, gpus: int = 1, *, revi
         device=model.device,
         load_seconds=time.monotonic() - began,
         bytes=sum(tensor.numel() * tensor.element_size() for _, tensor in _tensors(model)),
+        system=system,
         revision=revision,
         notes=notes,
     )
+
+
+def as_trained(folder: Path, processor: Processor, system: str | None) -> tuple[Processor, str | None]:
+    """The processor and the system message with which a tuned model was trained, where its folder tells them.
+
+    The processor that is given stays as it is. Raises `InvalidInput` where the manifest cannot be read.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return processor, system
+    own, pictures = copy.copy(processor), copy.copy(processor.image_processor)
+    pictures.size = type(pictures.size)(shortest_edge=manifest.min_pixels, longest_edge=manifest.max_pixels)
+    own.image_processor = pictures
+    own.chat_template = manifest.chat_template or processor.chat_template
+    return own, manifest.system
 
 
 def memory_needed(folder: Path) -> int:
     """How many bytes the weights of a checkpoint will take here. Raises as `check_checkpoint`."""
     check_checkpoint(folder)
     return weight_bytes(folder, DTYPES[_device()].dtype.itemsize)
+
+
+def memory_needed_beside(folder: Path, adapter: Path) -> int:
+    """How many bytes an adapter will take beside the checkpoint, about. Raises `InvalidInput` where it does not fit.
+
+    It looks at the headers of both alone.
+    """
+    check_checkpoint(folder)
+    check_adapter(adapter, _skeleton(folder), folder.name)
+    width = DTYPES[_device()].dtype.itemsize
+    return added_bytes(adapter, parameter_bytes(folder, width), width)
 
 
 def choose_attention(
@@ -130,6 +165,13 @@ def choose_attention(
     return Attention(FLASH, "flash-attn is installed, and the GPU can run it")
 
 
+def attention_here(dtype: torch.dtype) -> Attention:
+    """The attention implementation for this machine and what is computed in."""
+    device = _device()
+    capability = torch.cuda.get_device_capability() if device == "cuda" else (0, 0)
+    return choose_attention(device, dtype, capability, device == "cuda" and _flash_attention_works())
+
+
 class _Plan(NamedTuple):
     precision: Precision
     attention: Attention
@@ -139,8 +181,7 @@ class _Plan(NamedTuple):
 def _plan(folder: Path, gpus: int) -> _Plan:
     device = _device()
     precision = DTYPES[device]
-    capability = torch.cuda.get_device_capability() if device == "cuda" else (0, 0)
-    attention = choose_attention(device, precision.dtype, capability, device == "cuda" and _flash_attention_works())
+    attention = attention_here(precision.dtype)
     placement = place(weight_bytes(folder, precision.dtype.itemsize), cards(), gpus)
     return _Plan(precision, attention, placement)
 

@@ -31,3 +31,5 @@ class Request:
     turns: tuple[Turn, ...]
     sampling: Sampling = field(default_factory=Sampling)
     budget: Budget = field(default_factory=Budget)
+    scored: bool = False  # how likely the model thought each token of the answer is to be told
+    system: str | None = None  # the model's own first words, for when no turn is the system's

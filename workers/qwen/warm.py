@@ -1,6 +1,7 @@
 """Models that stay in memory between questions, as many as there is room for. It knows no job and no model's inside.
 
-A model is pinned while somebody holds it. What nobody holds goes, the longest unused first, when another needs room.
+A model is pinned while somebody holds it, or one that shares its tensors. What nobody holds goes, the longest unused
+first, when another needs room; of a base and what shares it, the base goes last.
 """
 
 import ctypes
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from vlyard.errors import InvalidInput
-from workers.qwen.loading import LoadedModel, memory_needed
+from workers.qwen.loading import LoadedModel, memory_needed, memory_needed_beside
 from workers.qwen.placement import memory_for_models
+from workers.qwen.sharing import bytes_beside
 
 _PATIENCE = 0.1  # seconds between two looks for a stop, while somebody else has what is needed
 
@@ -32,6 +34,14 @@ class Source:
     adapter: Path | None = None
     gpus: int = 1
     revision: str | None = None  # of the model hub that it came from
+
+    @property
+    def base(self) -> "Source | None":
+        """The model whose tensors this one shares; None where it has all of its own.
+
+        A model that is spread over several cards is held together by hooks, which only one model can have.
+        """
+        return Source(self.folder, None, 1, self.revision) if self.adapter and self.gpus == 1 else None
 
 
 class Attachment(Protocol):
@@ -58,7 +68,12 @@ class Held(Generic[T]):
 class _Resident(Generic[T]):
     loaded: LoadedModel
     attached: T
+    base: "_Resident[T] | None" = None  # whose tensors it shares
     pins: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.loaded.bytes - self.loaded.shared_bytes
 
 
 class WarmModels(Generic[T]):
@@ -67,12 +82,13 @@ class WarmModels(Generic[T]):
     def __init__(
         self,
         limit_bytes: int,
-        load: Callable[[Source], LoadedModel],
+        load: Callable[[Source, LoadedModel | None], LoadedModel],
         attach: Callable[[LoadedModel], T],
         fair_after: float = 10.0,
     ) -> None:
-        """`limit_bytes` is what the weights may take together; 0: 85 % of the GPUs, or half of the machine.
+        """`load` is given the base in memory for a model that shares it, and None for others.
 
+        `limit_bytes` is what the weights may take together; 0: 85 % of the GPUs, or half of the machine.
         Once somebody waited `fair_after` seconds for room, others wait, too, and take no model that is in memory.
         """
         self._limit, self._fair_after = limit_bytes or memory_for_models(), fair_after
@@ -98,9 +114,11 @@ class WarmModels(Generic[T]):
             yield Held(resident.loaded, resident.attached, warm, waited)
         finally:
             with self._changed:
-                resident.pins -= 1
+                for each in (resident, resident.base):
+                    if each is not None:
+                        each.pins -= 1
                 self._changed.notify_all()
-            del resident  # its memory is given back when it is evicted, not when this frame goes
+            del resident, each  # its memory is given back when it is evicted, not when this frame goes
 
     def unload(self) -> None:
         """Give back the memory of every model that nobody holds."""
@@ -115,50 +133,88 @@ class WarmModels(Generic[T]):
             return self._bytes()
 
     def _pin(self, source: Source, check: Callable[[], None]) -> tuple[_Resident[T], bool]:
-        warm, need, began = True, None, time.monotonic()
+        warm, needs, began = True, dict[Source, int](), time.monotonic()
         try:
             while True:
                 check()
                 self._expect_no_refusal(source, began)
-                if need is None and source not in self._residents:
-                    need = memory_needed(source.folder)
+                for each in self._missing(source):
+                    if each not in needs:
+                        needs[each] = self._need(each)
                 with self._changed:
                     resident = self._residents.get(source)
                     if resident is not None and (not warm or self._may_enter()):
-                        resident.pins += 1
-                        self._residents.move_to_end(source)
+                        self._use(source, resident)
                         return resident, warm
                     if resident is None:
                         warm = False
-                        if need is None:  # it left a moment ago
+                        missing = self._missing(source)
+                        if not needs.keys() >= set(missing):  # one left a moment ago
                             continue
-                        if self._has_room(need):
+                        base = self._base_of(source)
+                        need = sum(needs[each] for each in missing)
+                        if self._has_room(need, base):
                             self._loading = True
+                            if base is not None:
+                                base.pins += 1
                             leaving = self._take_out(need)
                             break
                     self._changed.wait(_PATIENCE)
         finally:
             self._waits_for_room.pop(threading.get_ident(), None)
-        return self._bring_in(source, leaving), False
+        return self._bring_in(source, base, leaving), False
 
-    def _bring_in(self, source: Source, leaving: list[_Resident[T]]) -> _Resident[T]:
-        """Load a model, already pinned, once those that leave for it have left."""
-        resident = None
+    def _missing(self, source: Source) -> Sequence[Source]:
+        """What has to be loaded for it, in that order."""
+        wanted = (source.base, source) if source.base else (source,)
+        return [each for each in wanted if each not in self._residents]
+
+    def _base_of(self, source: Source) -> _Resident[T] | None:
+        return self._residents.get(source.base) if source.base else None
+
+    def _need(self, source: Source) -> int:
+        """How many bytes it takes of its own."""
+        base = self._base_of(source)
+        if source.base is None or source.adapter is None:
+            return memory_needed(source.folder)
+        if base is None:
+            return memory_needed_beside(source.folder, source.adapter)
+        return bytes_beside(base.loaded, source.adapter)
+
+    def _use(self, source: Source, resident: _Resident[T]) -> None:
+        """Pin it, and what it shares. A base stands behind all that share it, so that they leave before it."""
+        for place, each in ((source, resident), (source.base, resident.base)):
+            if place is not None and each is not None:
+                each.pins += 1
+                self._residents.move_to_end(place)
+
+    def _bring_in(self, source: Source, base: _Resident[T] | None, leaving: list[_Resident[T]]) -> _Resident[T]:
+        """Load a model, already pinned with its base, once those that leave for it have left."""
         try:
             _give_back(leaving)
-            loaded = self._load(source)
-            resident = _Resident(loaded, self._attach(loaded), pins=1)
-        except InvalidInput as refusal:
-            self._refusal = (source, refusal, time.monotonic())
+            if base is None and source.base is not None:
+                base = self._load_one(source.base, None)
+            return self._load_one(source, base)
+        except BaseException as error:
+            with self._changed:
+                if base is not None:
+                    base.pins -= 1
+            if isinstance(error, InvalidInput):
+                self._refusal = (source, error, time.monotonic())
             raise
-        else:
-            return resident
         finally:
             with self._changed:
                 self._loading = False
-                if resident is not None:
-                    self._residents[source] = resident
                 self._changed.notify_all()
+
+    def _load_one(self, source: Source, base: _Resident[T] | None) -> _Resident[T]:
+        loaded = self._load(source, base.loaded if base else None)
+        resident = _Resident(loaded, self._attach(loaded), base, pins=1)
+        with self._changed:
+            self._residents[source] = resident
+            if source.base is not None:
+                self._residents.move_to_end(source.base)
+        return resident
 
     def _expect_no_refusal(self, source: Source, since: float) -> None:
         """Raises why the model was refused while its caller waited: reading it once more would not go better."""
@@ -170,12 +226,12 @@ class WarmModels(Generic[T]):
         oldest = min(self._waits_for_room.values(), default=None)
         return oldest is None or time.monotonic() - oldest < self._fair_after
 
-    def _has_room(self, need: int) -> bool:
-        """Whether a model may be loaded now; who may not for want of room, is remembered to wait for it."""
+    def _has_room(self, need: int, base: _Resident[T] | None) -> bool:
+        """Whether a model may be loaded now beside its base; who may not for want of room, is remembered to wait."""
         if self._loading:
             return False
-        pinned = sum(each.loaded.bytes for each in self._residents.values() if each.pins)
-        if not pinned or pinned + need <= self._limit:
+        others = [each for each in self._residents.values() if each.pins and each is not base]
+        if not others or sum(each.bytes for each in others) + (base.bytes if base else 0) + need <= self._limit:
             return True
         self._waits_for_room.setdefault(threading.get_ident(), time.monotonic())
         return False
@@ -189,7 +245,7 @@ class WarmModels(Generic[T]):
         return leaving
 
     def _bytes(self) -> int:
-        return sum(each.loaded.bytes for each in self._residents.values())
+        return sum(each.bytes for each in self._residents.values())
 
 
 def _give_back(leaving: list[_Resident[T]]) -> None:
@@ -197,7 +253,7 @@ def _give_back(leaving: list[_Resident[T]]) -> None:
     if not leaving:
         return
     while leaving:
-        leaving.pop().attached.close()
+        leaving.pop(0).attached.close()
     gc.collect()  # a model refers to itself in many places
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from vlyard.client.in_process.artefacts import Artefacts
 from vlyard.client.in_process.files import Files
+from vlyard.client.in_process.models import Models
 from vlyard.client.in_process.needs import Need, circular, needs_of, never, unusable, with_texts
 from vlyard.errors import (
     Blame,
@@ -49,9 +50,10 @@ class _Record:
 class Jobs:
     """Every job. They run when they are told to, one after the other."""
 
-    def __init__(self, handlers: Mapping[str, Handler], artefacts: Artefacts, pools: set[str]) -> None:
+    def __init__(self, handlers: Mapping[str, Handler], artefacts: Artefacts, models: Models, pools: set[str]) -> None:
         self._handlers = handlers
         self._artefacts = artefacts
+        self._models = models
         self._pools = pools
         self._records: dict[UUID, _Record] = {}  # the oldest first
 
@@ -209,7 +211,7 @@ class Jobs:
         made = {artefact.id for artefact in self._artefacts.made(job.id)}
         if absent := [f"{name} ({id})" for name, id in result.artefacts.items() if id not in made]:
             raise VLyardError(f"the result names artefacts that were never stored: {', '.join(absent)}")
-        return result
+        return self._models.named(job, result)
 
     def _close(self, record: _Record, outcome: str, target: State, **changes: Any) -> None:
         error = changes.get("error")
@@ -242,6 +244,7 @@ class Jobs:
                 continue
             pointer = f"{where}/spec{wanted.spec.place_of(id)}"
             yield from self._artefacts.unusable(id, pointer, tree_is_fine=id in trees)
+        yield from self._models.faults(wanted.spec, where)
 
     def _accept(self, id: UUID, wanted: Submission, needs: Sequence[Need], cloned_from: UUID | None) -> None:
         now, kind = _now(), KINDS[wanted.spec.kind]

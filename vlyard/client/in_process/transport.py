@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from vlyard.client.in_process.artefacts import Artefacts
 from vlyard.client.in_process.files import Files
 from vlyard.client.in_process.jobs import WORKER, Handler, Jobs
+from vlyard.client.in_process.models import Models
 from vlyard.client.in_process.requests import Asked, Listing, Reading, answer, content, problem, stream
 from vlyard.client.wire import SelfContained
 from vlyard.errors import Complaint, IdempotencyMismatch, InvalidInput, Unauthenticated, UserError, VLyardError
@@ -54,7 +55,8 @@ class InProcess(SelfContained):
         self._started_at = datetime.now(UTC)
         self._artefacts = Artefacts(self.url)
         doers = {str(kind.model_fields["kind"].default): _handler(doer) for kind, doer in handlers.items()}
-        self._jobs = Jobs(doers, self._artefacts, {_POOL})
+        self._models = Models(WORKER)
+        self._jobs = Jobs(doers, self._artefacts, self._models, {_POOL})
         self._kinds = tuple(doers)
         self._answered: dict[str, tuple[str, int, Callable[[], BaseModel]]] = {}  # by Idempotency-Key
 
@@ -235,6 +237,13 @@ class InProcess(SelfContained):
         team = Team(id=UUID(int=0), name=WORKER, created_at=self._started_at)
         return answer(200, Me(team=team, role=Role.ADMIN, prefix=WORKER))
 
+    def _list_models(self, asked: Asked) -> httpx.Response:
+        wanted = asked.query(Listing)
+        return answer(200, self._models.page(wanted.cursor, wanted.limit))
+
+    def _model(self, asked: Asked) -> httpx.Response:
+        return answer(200, self._models.look(asked.names[0]))
+
     def _pools(self, _asked: Asked) -> httpx.Response:
         every = self._jobs.every()
         waits = {kind: sum(job.kind == kind and job.state not in TERMINAL for job in every) for kind in self._kinds}
@@ -346,6 +355,8 @@ _ROUTES: Sequence[tuple[str, str, Callable[[InProcess, Asked], httpx.Response]]]
     ("GET", f"{_FILE}/zip", InProcess._zip),
     ("PUT", _OBJECT, InProcess._put),
     ("GET", _OBJECT, InProcess._get),
+    ("GET", "/v1/models", InProcess._list_models),
+    ("GET", "/v1/models/(.+)", InProcess._model),
     ("GET", "/v1/me", InProcess._me),
     ("GET", "/v1/pools", InProcess._pools),
 )

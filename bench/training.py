@@ -1,0 +1,212 @@
+"""Samples a second while a model is tuned, from the sixth step to the last.
+
+The baselines do the same steps on the same data with the same model: transformers' Trainer with the collator that
+every tutorial has, and TRL's SFTTrainer with prompts and completions. That they learn the same is seen by the loss of
+the last steps. The third figure is what checkpoints and the events of every step cost, as time of the whole training.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+import torch
+from PIL import Image
+
+from bench.figure import Figure, in_turns
+from bench.stage import Stage
+from vlyard.demo.shapes import draw_dataset
+from vlyard.formats.convert import convert
+from vlyard.formats.converted import open_converted
+from vlyard.jobs.conversion import ConversionOptions
+from vlyard.jobs.training import TrainingSpec
+from workers.qwen.demo.architecture import DEMO, build_untrained
+from workers.qwen.loading import load_model
+from workers.qwen.training.learning import learn
+from workers.qwen.training.plan import Listener, Plan, Step
+
+_PICTURES, _BATCH, _STEPS, _WARM = 320, 16, 40, 5
+_RATE = 1e-3
+_ALIKE = 0.1  # of the mean loss of the last ten steps
+
+
+@dataclass
+class Clock:
+    """When steps ended, and what they said."""
+
+    moments: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    def tick(self, loss: float) -> None:
+        self.moments.append(time.perf_counter())
+        self.losses.append(loss)
+
+    @property
+    def samples_a_second(self) -> float:
+        return _BATCH * (_STEPS - _WARM) / (self.moments[-1] - self.moments[_WARM - 1])
+
+    @property
+    def loss(self) -> float:
+        return statistics.mean(self.losses[-10:])
+
+
+def measure(stage: Stage) -> Sequence[Figure]:  # noqa: ARG001 - no server is needed
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the worker has it
+    losses: dict[str, float] = {}
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        draw_dataset(folder / "drawn", _PICTURES, 5, side=128)
+        convert(folder / "drawn", folder / "data", ConversionOptions(), _unheard)
+        build_untrained(folder / "base", seed=1, shape=DEMO)
+
+        def speed(way: Callable[[Path], Clock]) -> Callable[[], float]:
+            def measured() -> float:
+                clock = way(folder)
+                losses[way.__name__] = clock.loss
+                return clock.samples_a_second
+
+            return measured
+
+        ours, plain, trl = in_turns(speed(_ours), speed(_plain), speed(_trl))
+        bare, kept = in_turns(lambda: _seconds(folder, _STEPS), lambda: _seconds(folder, _STEPS // 4))
+    torch.set_num_threads(threads)
+    assert max(losses.values()) - min(losses.values()) < _ALIKE * losses["_plain"], losses
+    what = "samples/s"
+    return [
+        Figure(
+            "tuning all weights", what, "more", ours, "transformers' Trainer, a straightforward collator", plain, 1.0
+        ),
+        Figure("tuning all weights", what, "more", ours, "TRL's SFTTrainer", trl),
+        Figure("a training with four checkpoints and all events", "s", "less", kept, "without any", bare, 1.03),
+    ]
+
+
+def _spec(**more: Any) -> TrainingSpec:
+    return TrainingSpec.model_validate({
+        "dataset": uuid4(), "method": "full", "parts": ["language", "merger", "vision"], "precision": "fp32",
+        "gradient_checkpointing": False, "held_out": None, "max_steps": _STEPS, "micro_batch": _BATCH,
+        "accumulation": 1, "learning_rate": _RATE, "schedule": "constant", "warmup": 0, "checkpoint_steps": 10**6,
+        **more,
+    })  # fmt: skip
+
+
+def _ours(folder: Path) -> Clock:
+    clock = Clock()
+    _learn(folder, _spec(), lambda step: clock.tick(step.loss))
+    return clock
+
+
+def _learn(folder: Path, spec: TrainingSpec, told: Callable[[Step], None]) -> None:
+    with TemporaryDirectory(dir=folder) as output:
+        listener = Listener(told, saved=_unheard, say=_unheard, stopping=lambda: False)
+        learn(Plan(spec=spec, base=folder / "base", dataset=folder / "data", output=Path(output)), listener)
+
+
+def _unheard(*_: object) -> None:
+    """Nobody wants to know."""
+
+
+def _seconds(folder: Path, every: int) -> float:
+    steps: list[float] = []
+    began = time.perf_counter()
+    _learn(folder, _spec(checkpoint_steps=every), lambda step: steps.append(step.loss))
+    return time.perf_counter() - began
+
+
+# --- as others do it ------------------------------------------------------------------------------------------
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    data = open_converted(folder / "data")
+    return [
+        {"image": str(folder / "data" / each.picture), "question": each.question, "answer": each.answer}
+        for each in data.samples()
+    ]
+
+
+def _arguments() -> dict[str, Any]:
+    return {
+        "per_device_train_batch_size": _BATCH, "max_steps": _STEPS, "learning_rate": _RATE, "logging_steps": 1,
+        "lr_scheduler_type": "constant", "weight_decay": 0.0, "save_strategy": "no", "report_to": "none",
+        "disable_tqdm": True, "seed": 0, "use_cpu": True, "remove_unused_columns": False,
+        "dataloader_pin_memory": False, "optim": "adamw_torch_fused",
+    }  # fmt: skip
+
+
+def _watch(trainer: Any, clock: Clock) -> None:
+    """Have the losses told to the clock and not to the terminal."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    class Watch(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:  # noqa: ARG002
+            if logs and "loss" in logs:
+                clock.tick(float(logs["loss"]))
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Watch())
+
+
+def _plain(folder: Path) -> Clock:
+    """transformers' Trainer as tutorials use it: the collator opens pictures, and asks the processor for everything."""
+    from transformers import Trainer, TrainingArguments
+
+    loaded, clock = load_model(folder / "base"), Clock()
+    processor = loaded.processor
+    processor.tokenizer.padding_side = "right"
+
+    def collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        talks = [_talk(row) for row in rows]
+        asked = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "processor_kwargs": {"padding": True}}
+        batch = dict(processor.apply_chat_template(talks, **asked))
+        labels = batch["input_ids"].clone()
+        for at, talk in enumerate(talks):
+            question = processor.apply_chat_template(talk[:1], add_generation_prompt=True, **asked)["input_ids"]
+            labels[at, : question.shape[1]] = -100
+        batch["labels"] = labels.masked_fill(batch["attention_mask"] == 0, -100)
+        return batch
+
+    with TemporaryDirectory(dir=folder) as output:
+        arguments = TrainingArguments(output, **_arguments())
+        rows: Any = _rows(folder)
+        trainer = Trainer(loaded.model.train(), arguments, data_collator=collate, train_dataset=rows)
+        _watch(trainer, clock)
+        trainer.train()
+    return clock
+
+
+def _talk(row: dict[str, Any]) -> list[dict[str, Any]]:
+    picture = {"type": "image", "image": Image.open(row["image"]).convert("RGB")}
+    return [
+        {"role": "user", "content": [picture, {"type": "text", "text": row["question"]}]},
+        {"role": "assistant", "content": [{"type": "text", "text": row["answer"]}]},
+    ]
+
+
+def _trl(folder: Path) -> Clock:
+    """TRL's SFTTrainer on prompts and completions, so that it learns the answers alone."""
+    from datasets import Dataset  # type: ignore[import-untyped]
+    from datasets import Image as Pictures
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    loaded, clock = load_model(folder / "base"), Clock()
+    rows = _rows(folder)
+    columns = {
+        "images": [[row["image"]] for row in rows],
+        "prompt": [[{"role": "user", "content": row["question"]}] for row in rows],
+        "completion": [[{"role": "assistant", "content": row["answer"]}] for row in rows],
+    }
+    data = Dataset.from_dict(columns).cast_column("images", [Pictures()])
+    with TemporaryDirectory(dir=folder) as output:
+        arguments = SFTConfig(
+            output, **_arguments(), max_length=None, completion_only_loss=True, gradient_checkpointing=False, bf16=False
+        )
+        trainer = SFTTrainer(loaded.model.train(), arguments, train_dataset=data, processing_class=loaded.processor)
+        _watch(trainer, clock)
+        trainer.train()
+    return clock

@@ -1,0 +1,83 @@
+"""What a worker does around a handler that has a process of its own."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from control.rules import rules_from
+from db import queue, workers
+from db.models import Outcome
+from tests.system import System
+from vlyard.jobs.kinds import KINDS, Device, Isolation
+from workers.completer import Completer
+from workers.lease import LeaseKeeper
+from workers.runner import Runner
+
+ALONE = [name for name, kind in KINDS.items() if kind.isolation is Isolation.PROCESS and kind.device is Device.GPU]
+
+
+@pytest.fixture
+def children_that_cannot_begin() -> Iterator[None]:
+    """A setting that no process of ours takes, so that children end before they bring what a model needs."""
+    before = dict(os.environ)
+    os.environ["VLYARD_API_PORT"] = "none"
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def unloaded() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def runner(system: System, unloaded: list[str]) -> Iterator[Runner]:
+    """A worker's runner that notes when it gives back the memory of models."""
+    with system.database.transaction() as session:
+        worker = workers.register(
+            session, name="test", pool="default", device=Device.GPU, kinds=list(KINDS), slots=1, gpus=[]
+        )
+    rules = rules_from(system.settings)
+    keeper = LeaseKeeper(system.database, worker, 30, 1)
+    completer = Completer(system.database, worker, rules, lambda: None)
+    completer.start()
+    yield Runner(
+        worker, system.database, system.store, keeper, completer, system.settings, rules, frozenset(),
+        lambda: unloaded.append("all"),
+    )  # fmt: skip
+    completer.stop()
+
+
+def run(system: System, runner: Runner, **spec: Any) -> tuple[UUID, Outcome]:
+    """Run a job's first attempt, as a doorbell has it; how it ended."""
+    caller = system.caller()
+    if spec["kind"] != "noop":
+        spec["dataset"] = str(system.upload(caller, "street.zip", b"not an archive"))
+    job = system.submit(caller, **spec)
+    with system.database.transaction() as session:
+        queue.dispatch(session, [[job]])
+    [ending] = runner.run([(job, 1)])
+    return job, ending.outcome
+
+
+@pytest.mark.usefixtures("children_that_cannot_begin")
+@pytest.mark.parametrize("kind", ALONE)
+def test_a_process_that_needs_the_card_begins_when_models_that_nobody_asks_have_left_it(
+    system: System, runner: Runner, unloaded: list[str], kind: str
+) -> None:
+    _, outcome = run(system, runner, kind=kind)
+    assert outcome is Outcome.FAILED
+    assert unloaded == ["all"]
+
+
+@pytest.mark.usefixtures("children_that_cannot_begin")
+@pytest.mark.parametrize("kind", ["noop", "training_check"])
+def test_what_needs_no_card_or_runs_beside_the_models_leaves_them(
+    system: System, runner: Runner, unloaded: list[str], kind: str
+) -> None:
+    run(system, runner, kind=kind)
+    assert unloaded == []

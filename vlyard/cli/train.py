@@ -1,0 +1,123 @@
+"""`vlyard train`: from a folder of labels to a tuned model and its score, as four jobs that feed each other."""
+
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vlyard.cli.jobs import AsJson
+from vlyard.cli.kinds import taking
+from vlyard.cli.options import collected, parameters
+from vlyard.cli.pipeline import followed
+from vlyard.cli.sending import located, uploaded
+from vlyard.client import Client
+from vlyard.errors import InvalidInput
+from vlyard.formats.converted import open_converted
+from vlyard.jobs.conversion import ConversionSpec
+from vlyard.jobs.evaluation import AtIou, EvaluationResult, EvaluationSpec
+from vlyard.jobs.learning import LearningSpec
+from vlyard.jobs.spec import Reference, Spec
+from vlyard.jobs.training import TrainingResult, TrainingSpec
+from vlyard.jobs.training_check import TrainingCheckSpec
+from vlyard.jobs.view import Entry
+
+_HOLD_OUT = 0.1
+_OURS = ("kind", "dataset", "model", "checked")  # what the command says itself
+_CONVERT, _CHECK, _TRAIN, _EVALUATE = "convert", "check", "train", "evaluate"  # the entries' names
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("train")(taking(train, [*_OWN, *parameters(TrainingSpec, *_OURS)]))
+
+
+def _train(
+    data: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="A folder or archive of labelled pictures, or one that was converted."),
+    ],
+    *,
+    base: Annotated[str, typer.Option(help="The model to tune, by name.")] = "demo",
+    hold_out: Annotated[
+        float, typer.Option(help="Of data with one split only, the share that is held out and measured on.")
+    ] = _HOLD_OUT,
+    pool: Annotated[str, typer.Option(help="The pool of workers that shall run the jobs.")] = "default",
+    as_json: AsJson = False,
+) -> None:
+    """The options that are not the training's own."""
+
+
+_OWN = tuple(inspect.signature(_train).parameters.values())
+
+
+def train(**values: Any) -> None:
+    """Upload, convert, check, train and evaluate; print the score, and how to ask the model."""
+    path = located(values["data"], "DATA")
+    converted = _is_converted(path)
+    # Refused before anything is uploaded, where it is wrong.
+    entries(values, uuid4(), converted=converted)
+    with Client() as client:
+        source = uploaded(client, [path])[path]
+        wanted = entries(values, source, converted=converted)
+        jobs = followed(client, wanted)
+        results = {entry.name: client.result(job) for entry, job in zip(wanted, jobs, strict=True)}
+    if values["as_json"]:
+        for job in jobs:
+            print(job.model_dump_json())
+        return
+    trained, measured = results[_TRAIN], results[_EVALUATE]
+    assert isinstance(trained, TrainingResult)
+    assert isinstance(measured, EvaluationResult)
+    console = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
+    console.print(score(measured))
+    console.print(
+        f"\nThe model is {trained.model}. Ask it:\n  vlyard inference --model {trained.model} --image PICTURE"
+    )
+
+
+def entries(values: Mapping[str, Any], source: UUID, *, converted: bool) -> list[Entry]:
+    """The jobs, in the order in which they feed each other. Raises `InvalidInput` that names the options."""
+    dataset: UUID = source if converted else Reference(f"ref:{_CONVERT}/dataset")
+    own = {name: values.get(name) for name in TrainingSpec.model_fields if name not in _OURS}
+    named = {"dataset": dataset, "model": values["base"]}
+    training = collected(TrainingSpec, {**own, **named, "checked": Reference(f"ref:{_CHECK}/survey")})
+    shared = training.model_dump(include=set(LearningSpec.model_fields) - {"kind"})
+    check = TrainingCheckSpec(
+        **shared, method=training.method, epochs=training.epochs, micro_batch=training.micro_batch
+    )
+    splits = (training.held_out,) if training.held_out else ()
+    evaluation = EvaluationSpec(dataset=dataset, splits=splits, model=Reference(f"ref:{_TRAIN}/model"))
+    jobs: list[tuple[str, Spec]] = [(_CHECK, check), (_TRAIN, training), (_EVALUATE, evaluation)]
+    if not converted:
+        conversion = collected(ConversionSpec, {"source": source, "hold_out": values["hold_out"]})
+        jobs.insert(0, (_CONVERT, conversion))
+    return [Entry(name=name, spec=spec, pool=values["pool"]) for name, spec in jobs]
+
+
+def score(measured: EvaluationResult) -> Table:
+    """The primary figures, with their confidence intervals where there are any."""
+    table = Table("IOU", "PRECISION", "RECALL", "F1", box=None, pad_edge=False)
+    for at in (measured.at_50, measured.at_75):
+        table.add_row(f"{at.iou:.2f}", *(_said(at, name) for name in ("precision", "recall", "f1")))
+    rate = "" if measured.map_50 is None else f", mAP@50 {measured.map_50:.3f}"
+    table.caption = f"mean IoU {measured.mean_iou.value:.3f}{rate}, over {measured.samples} held-out questions"
+    return table
+
+
+def _said(at: AtIou, name: str) -> str:
+    figure = getattr(at, name)
+    spread = "" if figure.low is None else f" [{figure.low:.3f}, {figure.high:.3f}]"
+    return f"{figure.value:.3f}{spread}"
+
+
+def _is_converted(path: Any) -> bool:
+    try:
+        open_converted(path)
+    except InvalidInput:
+        return False
+    return True

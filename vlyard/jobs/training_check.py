@@ -1,0 +1,48 @@
+"""Tokenising everything that a training would learn, on a CPU, before it costs time on a GPU."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vlyard.jobs.learning import LearningSpec
+from vlyard.jobs.spec import Result
+
+SURVEY, PREVIEW, UNUSABLE = "survey", "preview", "unusable"  # the outputs' names
+
+
+class TrainingCheckSpec(LearningSpec):
+    kind: Literal["training_check"] = "training_check"
+    method: Literal["full", "lora", "qlora"] = Field("lora", description="What the memory is estimated for.")
+    epochs: float = Field(3, gt=0, le=1_000, description="What the time is estimated for.")
+    micro_batch: int = Field(2, ge=1, le=1_024, description="Samples that one GPU computes at a time.")
+
+
+class Lengths(BaseModel):
+    """How long samples are, in tokens."""
+
+    model_config = ConfigDict(frozen=True)
+
+    smallest: int
+    median: int
+    p95: int
+    largest: int
+    edges: tuple[int, ...] = Field(description="The bins' edges, one more than there are bins.")
+    counts: tuple[int, ...] = Field(description="Samples in each bin, from its edge up to the next one.")
+
+
+class TrainingCheckResult(Result):
+    samples: int = Field(description="Samples that would be learned.")
+    held_out: int = Field(description="Samples that are held out.")
+    unusable: int = Field(description="Samples that cannot be learned; each has a line in `unusable`.")
+    too_long: int = Field(description="Those of them that have more than `max_tokens`.")
+    tokens: int = Field(description="Tokens of all samples that would be learned.")
+    answer_tokens: int = Field(description="Those that the loss is taken on: the assistant's.")
+    picture_tokens: int = Field(description="Those that stand for pictures.")
+    lengths: Lengths
+    template: str = Field(description="Where the chat template comes from: `model` or `specification`.")
+    min_pixels: int = Field(description="The pixel budget that will be used, area in pixels.")
+    max_pixels: int
+    parameters: int = Field(description="Of the model.")
+    weight_bytes: int = Field(description="Estimate for one GPU: weights, gradients and optimiser states.")
+    activation_bytes: int = Field(description="Estimate for one GPU: what the longest samples need while learned.")
+    flops: float = Field(description="Estimate of the whole training, floating-point operations.")

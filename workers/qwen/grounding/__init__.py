@@ -1,0 +1,1 @@
+"""How well answers find what is there. It knows answers and their truth, and no model, job or file."""
