@@ -1,5 +1,6 @@
 """What a benchmark is: our way and the baseline, measured in turns in the same run, told as a ratio of medians."""
 
+import math
 import os
 import statistics
 import time
@@ -27,7 +28,7 @@ class Figure:
 
     @property
     def ratio(self) -> float:
-        return self.ours / self.baseline
+        return self.ours / self.baseline if self.baseline else math.inf
 
     @property
     def met(self) -> bool | None:
