@@ -34,7 +34,7 @@ def vlyard(system: System, *words: str) -> str:
 
 def test_a_worker_that_is_told_to_stop_ends_what_it_runs_and_gives_back_the_rest_of_its_message(system: System) -> None:
     # given a worker at the first job of a message
-    submitted = [system.submit(seconds=0.7) for _ in range(9)]
+    submitted = [system.submit(seconds=1.8) for _ in range(9)]  # longer than until its start is heard of
     first = system.start_worker(name="first")
     system.start_dispatcher()
     eventually(lambda: any(system.job(job).progress for job in submitted), what="the first job's start")

@@ -67,7 +67,7 @@ def test_a_training_whose_worker_is_killed_ends_as_if_nothing_had_happened(
     system.start_dispatcher()
     worker = system.start_worker(Device.GPU, name="first")
     straight = system.submit(caller, dataset=str(source), **SPEC)
-    assert system.ended(straight).state is State.SUCCEEDED
+    assert system.ended(straight, 240).state is State.SUCCEEDED
     # when the worker of another one is killed after a checkpoint
     killed = system.submit(caller, dataset=str(source), **SPEC)
     eventually(lambda: _checkpoints(system, killed), 240, "a checkpoint")
@@ -75,7 +75,7 @@ def test_a_training_whose_worker_is_killed_ends_as_if_nothing_had_happened(
     system.kill("first")
     eventually(lambda: not any(each.is_running() for each in started), 30, "the end of what it had started")
     system.start_worker(Device.GPU, name="second")
-    row = system.ended(killed)
+    row = system.ended(killed, 240)
     # then the next one went on from a checkpoint, and every step is as it would have been
     assert row.state is State.SUCCEEDED
     assert [each.outcome for each in system.attempts(killed)] == [Outcome.LOST, Outcome.SUCCEEDED]
@@ -98,7 +98,7 @@ def test_a_worker_that_is_told_to_stop_leaves_a_checkpoint_behind(system: System
     eventually(lambda: system.job(job).state is State.QUEUED, 60, "the job's way back")
     assert _checkpoints(system, job) == 1
     system.start_worker(Device.GPU, name="second")
-    row = system.ended(job)
+    row = system.ended(job, 240)
     assert (row.state, row.failures) == (State.SUCCEEDED, 0)
     assert [each.outcome for each in system.attempts(job)] == [Outcome.RELEASED, Outcome.SUCCEEDED]
     assert (row.result or {})["resumed_at"] >= 1

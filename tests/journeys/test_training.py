@@ -1,5 +1,7 @@
 """From labels to a tuned model that is asked: every job on the way, as its user runs it."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,9 +27,9 @@ from vlyard import (
 )
 from vlyard.demo.shapes import draw_splits
 from vlyard.formats.archive import pack
-from vlyard.jobs.view import Entry
 
 PATIENCE = 300
+VLYARD = str(Path(sys.executable).with_name("vlyard"))
 FAST: dict[str, Any] = {"micro_batch": 4, "accumulation": 1, "gradient_checkpointing": False, "checkpoint_steps": 4}
 
 
@@ -114,14 +116,22 @@ def test_what_cannot_be_learned_is_told_before_a_step_is_made(
     assert "Traceback" not in str(refused.value)
 
 
-def test_jobs_that_need_each_other_are_submitted_at_once(running: Running, dataset: UUID) -> None:
-    client = running.client
-    train = TrainingSpec(dataset=dataset, max_steps=1, name="chain", **FAST)
-    evaluate = EvaluationSpec.model_validate({
-        "dataset": dataset, "splits": ["val"], "limit": 2, "model": "ref:train/model",
-    })  # fmt: skip
-    jobs = client.submit_many([Entry(name="train", spec=train), Entry(name="evaluate", spec=evaluate)])
-    trained, measured = (client.result(client.wait(job.id, timeout=PATIENCE)) for job in jobs)
-    assert isinstance(trained, TrainingResult)
-    assert isinstance(measured, EvaluationResult)
-    assert measured.samples == 2
+def test_one_command_takes_labels_to_a_score_and_says_how_to_ask(
+    running: Running, shapes: Path, own_environment: dict[str, str]
+) -> None:
+    # when somebody who has a folder of labels says `vlyard train`
+    environment = {**own_environment, "VLYARD_URL": running.url, "VLYARD_API_KEY": running.system.key("vision")}
+    words = ["train", str(shapes), "--name", "chain", "--max-steps", "1", "--micro-batch", "4", "--accumulation", "1"]
+    ran = subprocess.run([VLYARD, *words], env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    # then four jobs ran, and it says how well, and what to do next
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "over 8 held-out questions" in ran.stdout
+    assert "vlyard inference --model vision/chain:1 --image PICTURE" in ran.stdout
+    assert [model.id for model in running.client.models() if model.name == "chain"] == ["vision/chain:1"]
+    # and a folder without labels is refused in a line
+    wrong = subprocess.run(
+        [VLYARD, "train", str(shapes / "val" / "images"), "--max-steps", "1"],
+        env=environment, capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert wrong.returncode == 3
+    assert "Traceback" not in wrong.stderr

@@ -18,6 +18,7 @@ import typer.main
 import vlyard
 from tests.language.small_api import KEY, Fault, SmallApi, problem, serving
 from vlyard.cli.app import STATUS, build
+from vlyard.jobs.kinds import KINDS
 
 Ran = subprocess.CompletedProcess[str]
 PROGRAM = (sys.executable, "-c", "from vlyard.cli.app import main; main()")
@@ -191,7 +192,7 @@ def test_a_file_goes_up_and_comes_down_again(api: SmallApi, tmp_path: Path) -> N
         (
             "job.yaml",
             "kind: dancing",
-            "/kind: there is no kind 'dancing' (kinds are conversion, inference, prediction, noop)",
+            f"/kind: there is no kind 'dancing' (kinds are {', '.join(KINDS)})",
         ),
         ("job.yaml", "kind: noop\nseconds: -1\nsong: la", "/song: Extra inputs are not permitted"),
         ("job.yaml", "just words", "is no job"),

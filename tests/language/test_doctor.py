@@ -85,7 +85,12 @@ def test_where_all_is_well_every_check_says_what_it_found(api: SmallApi) -> None
         ),
         ("GET /openapi.json", told({"info": {"version": "9.0"}}), "version", "the API is 9.0"),
         ("GET /v1/me", problem(401, "unauthenticated", "No such key."), "key", "No such key."),
-        ("GET /v1/pools", told(staff("conversion")), "workers", "nobody runs inference, prediction jobs"),
+        (
+            "GET /v1/pools",
+            told(staff("conversion")),
+            "workers",
+            "nobody runs inference, prediction, training_check, training, evaluation jobs",
+        ),
         ("GET /v1/pools", told(staff(*KINDS, draining=True)), "workers", "nobody runs conversion, inference"),
         (
             "GET /v1/pools",

@@ -248,3 +248,8 @@ def test_the_recipe_says_the_same_in_llama_factorys_words(run: Run) -> None:
     assert (recipe["dataset"], recipe["eval_dataset"]) == ("grounding", "grounding_val")
     info = orjson.loads((heard.output / "recipe" / "dataset_info.json").read_bytes())
     assert info["grounding"]["formatting"] == "sharegpt"
+    unlike = run(max_steps=1, splits=("val",), held_out=None, schedule="warmup_stable_decay", decay=1.0)
+    recipe = yaml.safe_load((unlike.output / "recipe" / "train.yaml").read_text())
+    assert recipe["dataset"] == "grounding_val"
+    assert "eval_dataset" not in recipe
+    assert recipe["lr_scheduler_kwargs"] == {"num_decay_steps": 1}

@@ -1,6 +1,8 @@
 """A step is the same however it is cut into pieces, and a checkpoint that does not fit on the disk leaves nothing."""
 
 import errno
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,3 +91,38 @@ def test_the_recipe_has_the_precision_that_was_computed_in(
 
     recipe = yaml.safe_load((tmp_path / "run" / "recipe" / "train.yaml").read_text())
     assert [name for name in ("pure_bf16", "bf16", "fp16") if recipe[name]] == ([precision] if precision else [])
+
+
+_SHORT = """
+import resource, sys
+from pathlib import Path
+from uuid import uuid4
+import torch
+from vlyard.errors import OutOfMemory
+from vlyard.jobs.training import TrainingSpec
+from workers.qwen.training.learning import learn
+from workers.qwen.training.plan import Listener, Plan
+
+base, data, output = map(Path, sys.argv[1:])
+torch.set_num_threads(1)
+spec = TrainingSpec(
+    dataset=uuid4(), method="full", micro_batch=8, accumulation=1, max_steps=1, held_out=None, max_pixels=4_000_000,
+    min_pixels=2_000_000, gradient_checkpointing=False, max_tokens=10_000,
+)
+quiet = Listener(lambda step: None, lambda folder, step: None, lambda line: None, lambda: False)
+learn(Plan(spec=spec.model_copy(update={"min_pixels": None, "max_pixels": None}), base=base, dataset=data,
+           output=output), quiet)  # everything that is loaded once is there
+output.joinpath("again").mkdir()
+has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (has + 300 * 2**20,) * 2)
+try:
+    learn(Plan(spec=spec, base=base, dataset=data, output=output / "again"), quiet)
+except OutOfMemory as error:
+    print("told:", error)
+"""
+
+
+def test_memory_that_runs_out_is_told_as_that(untrained: Path, data: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", _SHORT, str(untrained), str(data), str(tmp_path)]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+    assert ran.stdout.startswith("told: memory ran out"), ran.stdout + ran.stderr

@@ -1,6 +1,7 @@
 """What a training leaves: the model as others load it, and the recipe that repeats it with LLaMA-Factory."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +66,19 @@ def save_recipe(plan: Plan, prepared: Prepared, steps: int) -> None:
     folder.mkdir()
     known = plan.dataset / _INFO
     info = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
-    (folder / "train.yaml").write_text(llama_factory(plan, prepared, list(info), steps), encoding="utf-8")
+    (folder / "train.yaml").write_text(llama_factory(plan, prepared, info, steps), encoding="utf-8")
     _write(folder / _INFO, info)
 
 
-def llama_factory(plan: Plan, prepared: Prepared, data_sets: list[str], steps: int) -> str:
-    """The YAML for `llamafactory-cli train`; `data_sets` are the names in its dataset_info.json."""
+def llama_factory(plan: Plan, prepared: Prepared, info: Mapping[str, Any], steps: int) -> str:
+    """The YAML for `llamafactory-cli train`; `info` is what the dataset_info.json beside it holds."""
     spec = plan.spec
     warm, more = shape_of_schedule(spec, steps)
     precision = choose_numbers(spec, cuda=torch.cuda.is_available()).name
-    held_out = [name for name in data_sets if spec.held_out and name.endswith(f"_{spec.held_out}")]
-    learned = [name for name in data_sets if name not in held_out]
+    held_out, learned = (
+        [name for name, each in info.items() if each["file_name"] in samples.names]
+        for samples in (prepared.held_out, prepared.learned)
+    )
     wanted: dict[str, Any] = {
         "model_name_or_path": plan.base.name,
         "stage": "sft",
@@ -126,7 +129,7 @@ def _method(spec: TrainingSpec) -> dict[str, Any]:
     adapter = {
         "finetuning_type": "lora",
         "lora_rank": spec.lora_rank,
-        "lora_alpha": spec.lora_alpha,
+        "lora_alpha": round(spec.lora_alpha),  # it takes whole numbers
         "lora_dropout": spec.lora_dropout,
         "lora_target": ",".join(spec.lora_modules) or "all",
         "use_rslora": spec.rslora,
