@@ -2,7 +2,7 @@
 
 The baselines do the same steps on the same data with the same model: transformers' Trainer with the collator that
 every tutorial has, and TRL's SFTTrainer with prompts and completions. That they learn the same is seen by the loss of
-the last steps. The third figure is what checkpoints and the events of every step cost, as time of the whole training.
+the last steps. The third figure is what checkpoints cost, as time of the whole training.
 """
 
 import statistics
@@ -82,7 +82,7 @@ def measure(stage: Stage) -> Sequence[Figure]:  # noqa: ARG001 - no server is ne
             "tuning all weights", what, "more", ours, "transformers' Trainer, a straightforward collator", plain, 1.0
         ),
         Figure("tuning all weights", what, "more", ours, "TRL's SFTTrainer", trl),
-        Figure("a training with four checkpoints and all events", "s", "less", kept, "without any", bare, 1.03),
+        Figure("a training with four checkpoints", "s", "less", kept, "without checkpoints", bare, 1.03),
     ]
 
 
