@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from pydantic import ValidationError
 
 from vlyard.errors import Complaint, InvalidInput, OutOfMemory
 from vlyard.jobs.inference import Answer, ModelUsed
@@ -33,21 +34,26 @@ def run(spec: PredictionSpec, context: Context) -> PredictionResult:
 
 
 def predict(spec: PredictionSpec, context: Context, models: Models) -> PredictionResult:
-    """Ask one of these models about every sample. Raises `InvalidInput` where none could be asked about."""
+    """Ask one of these models about every sample, or every sample of a shard.
+
+    Raises `InvalidInput` where none could be asked about; a shard of which that is true is told by whoever gathers
+    them all, since the others may have what it lacks.
+    """
     context.progress(None, "fetching the dataset")
     dataset = Dataset(spec, context)
     total = sum(1 for _ in dataset.samples())
-    if not total:
-        what, fix = "it has no pictures", "give a directory, a zip or a tar with pictures in it"
-        raise InvalidInput("There is nothing to ask about", [Complaint("/spec/dataset", what, fix)])
     account = Account()
+    if not total and spec.shard is None:
+        account.require_answers()  # before a model is loaded
     with models.open(spec, context) as asker, (context.folder / _FILE).open("wb") as file:
+        if spec.shard is not None:  # whoever gathers the shards tells it on
+            file.write(orjson.dumps(asker.used.model_dump(mode="json"), option=orjson.OPT_APPEND_NEWLINE))
         for line in _lines(dataset.samples(), partial(_line, spec, context, asker), asker.rows * _BATCHES_AHEAD):
             account.add(line)
             file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
             context.progress(account.samples / total, f"{account.samples} of {total} samples")
-    if not account.answered:
-        raise InvalidInput("No sample could be asked about", account.first_complaints)
+    if spec.shard is None:
+        account.require_answers()
     return account.result(context.publish(context.folder / _FILE, _MEDIA_TYPE), asker.used)
 
 
@@ -55,12 +61,14 @@ def gather(parts: Iterable[UUID], context: Context) -> PredictionResult:
     """Put the files of shards together, in the samples' order."""
     context.progress(None, "gathering the shards")
     account = Account()
+    files = [_read(context.input(part)) for part in parts]
+    used = [_model_used(each) for each in files]
     with (context.folder / _FILE).open("wb") as file:
-        files = [_read(context.input(part)) for part in parts]
         for line in heapq.merge(*files, key=lambda line: line["sample"]):
             account.add(line)
             file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-    return account.result(context.publish(context.folder / _FILE, _MEDIA_TYPE), None)
+    account.require_answers()
+    return account.result(context.publish(context.folder / _FILE, _MEDIA_TYPE), used[0])
 
 
 @dataclass
@@ -88,7 +96,15 @@ class Account:
         self.completion_tokens += answer["completion_tokens"]
         self.finish_reasons[answer["finish_reason"]] += 1
 
-    def result(self, file: UUID, used: ModelUsed | None) -> PredictionResult:
+    def require_answers(self) -> None:
+        """Raises `InvalidInput` where there was no sample, or none of them could be asked about."""
+        if not self.samples:
+            what, fix = "it has no pictures", "give a directory, a zip or a tar with pictures in it"
+            raise InvalidInput("There is nothing to ask about", [Complaint("/spec/dataset", what, fix)])
+        if not self.answered:
+            raise InvalidInput("No sample could be asked about", self.first_complaints)
+
+    def result(self, file: UUID, used: ModelUsed) -> PredictionResult:
         return PredictionResult(
             samples=self.samples,
             answered=self.answered,
@@ -134,6 +150,14 @@ def _answer(spec: PredictionSpec, context: Context, asker: Asker, asked: Asked) 
         raise InvalidInput("The picture cannot be read", [Complaint(asked.picture, what, fix)])
     picture = see(asked.path, asked.picture)
     return asker.ask(spec, turns_about(spec, asked.question, [picture]), [picture])
+
+
+def _model_used(lines: Iterator[dict[str, Any]]) -> ModelUsed:
+    """What a shard's file begins with."""
+    try:
+        return ModelUsed.model_validate(next(lines, None))
+    except ValidationError as error:
+        raise InvalidInput("a shard's file does not say which model answered: predict again") from error
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:

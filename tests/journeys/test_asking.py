@@ -163,6 +163,8 @@ def test_a_converted_dataset_is_predicted_in_shards_and_gathered_in_order(
     # then every sample has its line, in order, with truth and answer
     assert isinstance(result, PredictionResult)
     assert (result.samples, result.answered, result.unanswered) == (10, 10, 0)
+    assert result.model is not None
+    assert result.model.name == "demo"
     path = running.client.download(result.artefacts["predictions"], tmp_path / "predictions.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["sample"] for line in lines] == list(range(1, 11))

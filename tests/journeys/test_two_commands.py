@@ -33,11 +33,12 @@ def _processes_in(folder: Path) -> list[str]:
     found = []
     for process in psutil.process_iter():
         try:
-            words = [*process.cmdline(), process.cwd(), *process.environ().values()]
+            arguments = process.cmdline()
+            words = [*arguments, process.cwd(), *process.environ().values()]
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         if process.pid != os.getpid() and any(str(folder) in word for word in words):
-            found.append(" ".join(process.cmdline()))
+            found.append(" ".join(arguments))
     return found
 
 

@@ -45,6 +45,14 @@ def ask(desk: Desk, dataset: UUID, **more: Any) -> tuple[PredictionResult, list[
     return result, [json.loads(line) for line in desk.store.content(file).splitlines()]
 
 
+def put_together(desk: Desk, parts: list[list[dict[str, Any]]]) -> tuple[PredictionResult, list[dict[str, Any]]]:
+    """What is gathered of the files of these shards."""
+    files = [desk.lay_down("\n".join(map(json.dumps, lines)).encode(), "predictions.jsonl") for lines in parts]
+    context = desk.context()
+    result = gather(files, context)
+    return result, [json.loads(line) for line in desk.store.content(context.published[0]).splitlines()]
+
+
 def test_the_row_of_the_kind_names_this_handler() -> None:
     assert KINDS["prediction"].handler == f"{run.__module__}:{run.__name__}"
 
@@ -91,21 +99,35 @@ def test_a_question_of_ones_own_is_asked_once_about_each_picture(desk: Desk, tmp
 def test_shards_share_the_samples_and_gathered_they_are_all_in_order(desk: Desk, converted: Path) -> None:
     dataset = desk.lay_down(converted, "converted")
     _, whole = ask(desk, dataset)
-    parts = []
-    for shard in range(3):
-        _, lines = ask(desk, dataset, shards=3, shard=shard)
-        parts.append(lines)
-    files = [desk.lay_down("\n".join(map(json.dumps, lines)).encode(), "predictions.jsonl") for lines in parts]
+    parts = [ask(desk, dataset, shards=3, shard=shard)[1] for shard in range(3)]
 
-    context = desk.context()
-    result = gather(files, context)
+    result, gathered = put_together(desk, parts)
 
-    assert [len(lines) for lines in parts] == [3, 3, 2]
-    gathered = [json.loads(line) for line in desk.store.content(context.published[0]).splitlines()]
+    assert [len(lines) - 1 for lines in parts] == [3, 3, 2]  # the first line of each is its model
     assert [(line["sample"], line["answer"]["text"]) for line in gathered] == [
         (line["sample"], line["answer"]["text"]) for line in whole
     ]
-    assert (result.samples, result.answered, result.model) == (8, 8, None)
+    assert (result.samples, result.answered) == (8, 8)
+    assert result.model is not None
+    assert result.model.name == "demo"
+
+
+def test_a_shard_without_anything_to_ask_about_leaves_it_to_the_others(desk: Desk, converted: Path) -> None:
+    # given two samples for three shards, one of them about a picture that cannot be read
+    dataset = desk.lay_down(converted, "converted")
+    damaged = {"sample": 1, "picture": "a.png", "error": {"code": "invalid_input", "message": "damaged"}}
+
+    parts = [ask(desk, dataset, splits=["val"], shards=3, shard=shard)[1] for shard in range(3)]
+    parts[0][1:] = [damaged]
+    result, gathered = put_together(desk, parts)
+
+    assert [len(lines) - 1 for lines in parts] == [1, 1, 0]
+    assert (result.samples, result.answered) == (2, 1)
+    with pytest.raises(InvalidInput, match="No sample could be asked about"):
+        put_together(desk, [parts[0], parts[2]])
+    with pytest.raises(InvalidInput, match="nothing to ask about"):
+        put_together(desk, [parts[2]])
+    assert gathered[0] == damaged
 
 
 def test_pictures_that_cannot_be_asked_about_have_a_line_that_says_why(desk: Desk, converted: Path) -> None:
@@ -200,10 +222,13 @@ def test_a_cancelled_prediction_stops_and_publishes_nothing(desk: Desk, converte
 
 
 def test_a_part_that_is_no_prediction_is_named_by_its_line(desk: Desk) -> None:
-    part = desk.lay_down(b'{"sample": 1, "picture": "a", "error": {"message": "x"}}\nnonsense\n', "predictions.jsonl")
+    nameless = desk.lay_down(b'{"sample": 1}\n', "predictions.jsonl")
+    nonsense = desk.lay_down(b'{"sample": 1, "picture": "a"}nonsense\n', "predictions.jsonl")
 
-    with pytest.raises(InvalidInput, match=r"predictions\.jsonl:2 is no prediction"):
-        gather([part], desk.context())
+    with pytest.raises(InvalidInput, match="does not say which model answered"):
+        gather([nameless], desk.context())
+    with pytest.raises(InvalidInput, match=r"predictions\.jsonl:1 is no prediction"):
+        gather([nonsense], desk.context())
 
 
 def test_a_prompt_is_worded_by_a_preset(desk: Desk, tmp_path: Path) -> None:

@@ -67,4 +67,4 @@ class PredictionResult(Result):
     finish_reasons: dict[str, int] = Field(description="How many answers ended in which way.")
     prompt_tokens: int = Field(description="Tokens of all questions, the pictures' among them.")
     completion_tokens: int = Field(description="Tokens of all answers.")
-    model: ModelUsed | None = Field(None, description="The model that answered; null where shards were gathered.")
+    model: ModelUsed | None = Field(None, description="The model that answered; of several shards, the first one's.")
