@@ -9,6 +9,8 @@ DEV_LOCK = requirements/dev.lock
 PYTHON =
 DATA =
 T =
+# Tests run in so many processes, each with servers of its own; 0 for one process that can be debugged.
+N = 2
 # The figures that `make bench` measures; all where it is empty.
 ONLY =
 
@@ -25,8 +27,8 @@ demo: $(VENV)/.run ## convert a dataset and ask a model about a picture, then st
 up: $(VENV)/.run ## start everything and keep it running until Ctrl-C
 	@exec $(BIN)/vlyard up
 
-test: $(VENV)/.dev ## run the tests on servers of their own (T=arguments for pytest)
-	@exec $(BIN)/python -m pytest $(T)
+test: $(VENV)/.dev ## run the tests on servers of their own (T=arguments for pytest, N=processes)
+	@exec $(BIN)/python -m pytest -n $(N) --dist loadfile $(T)
 
 check: $(VENV)/.dev ## look at format, style, types and the direction of imports
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ from vlyard.cli.app import build
 from vlyard.errors import InvalidInput, Unavailable
 
 NOW = "2026-03-01T12:00:00Z"
-ID = str(uuid4())
+ID = "4fe1a3cb-3f9f-4865-b9fb-c1cb02901970"
 TEAM = {"id": ID, "name": "vision", "created_at": NOW}
 HOOK = {"id": ID, "url": "https://a.example/hook", "events": ["job.failed"], "created_at": NOW}
 MADE_KEY = {"prefix": "0c5f3a9b71d2", "team": "vision", "role": "admin", "created_at": NOW, "key": "vly_secret"}
