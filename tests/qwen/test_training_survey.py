@@ -6,17 +6,20 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from peft import LoraConfig, get_peft_model
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from vlyard.demo.shapes import draw_dataset
 from vlyard.formats.convert import convert
 from vlyard.formats.converted import open_converted
 from vlyard.jobs.conversion import ConversionOptions
+from vlyard.jobs.learning import Method, Part
+from vlyard.jobs.training import TrainingSpec
 from vlyard.jobs.training_check import TrainingCheckResult, TrainingCheckSpec
 from workers.qwen.loading import DEMO_FOLDER, LoadedModel
+from workers.qwen.training.estimates import Learning, shape_of
+from workers.qwen.training.parts import let_learn
 from workers.qwen.training.preparing import open_processor, prepare
-from workers.qwen.training.survey import Survey, histogram, shape_of
+from workers.qwen.training.survey import Survey, histogram
 
 
 @pytest.fixture(scope="module")
@@ -101,19 +104,20 @@ def test_the_shape_is_that_of_the_model_in_memory(demo: LoadedModel) -> None:
 
     language, vision = demo.model.model.language_model, demo.model.model.visual
     assert shape.parameters == sum(parameter.numel() for parameter in demo.model.parameters())
-    assert shape.language + shape.vision == shape.parameters
-    assert shape.vision == sum(parameter.numel() for parameter in vision.parameters())
-    assert shape.matrices == shape.linear + language.embed_tokens.weight.numel()
+    seen = shape.parts["vision"].parameters + shape.parts["merger"].parameters
+    assert seen == sum(parameter.numel() for parameter in vision.parameters())
+    assert shape.matrices == shape.parts["language"].linear + language.embed_tokens.weight.numel()
 
 
-def test_the_adapter_is_as_large_as_pefts() -> None:
+@pytest.mark.parametrize("parts", [("language",), ("merger", "vision"), ("language", "merger", "vision")])
+def test_the_adapter_is_as_large_as_the_one_that_learns(parts: tuple[Part, ...]) -> None:
     model: Any = Qwen3VLForConditionalGeneration
-    modules = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
-    tuned = get_peft_model(model(Qwen3VLConfig.from_pretrained(DEMO_FOLDER)), LoraConfig(r=16, target_modules=modules))
+    spec = TrainingSpec(dataset=uuid4(), parts=parts, lora_rank=8)
+
+    tuned: Any = let_learn(model(Qwen3VLConfig.from_pretrained(DEMO_FOLDER)), spec)
 
     trained, _ = tuned.get_nb_trainable_parameters()
-
-    assert shape_of(DEMO_FOLDER).adapter == trained
+    assert shape_of(DEMO_FOLDER).adapter(Learning("lora", parts, 8)) == trained
 
 
 def test_estimates_of_a_model_of_eight_billion_are_of_the_known_size(tmp_path: Path) -> None:
@@ -132,12 +136,19 @@ def test_estimates_of_a_model_of_eight_billion_are_of_the_known_size(tmp_path: P
     shape = shape_of(tmp_path)
 
     assert shape.parameters == pytest.approx(8.77e9, rel=0.001)
-    full, lora, qlora = (shape.weight_bytes(method) / 1e9 for method in ("full", "lora", "qlora"))
+    methods: tuple[Method, ...] = ("full", "lora", "qlora")
+    language: tuple[Part, ...] = ("language",)
+    ways = [Learning(method, language, 16) for method in methods]
+    full, lora, qlora = (shape.weight_bytes(way) / 1e9 for way in ways)
     assert full == pytest.approx(8 * 8.19 + 2 * 0.58, rel=0.01)
     assert lora == pytest.approx(2 * 8.77 + 8 * 0.0436, rel=0.01)
     assert qlora == pytest.approx(2 * (8.77 - 6.95) + 0.5625 * 6.95 + 16 * 0.0436, rel=0.01)
-    assert shape.flops("full", 1000, 0) == pytest.approx(8 * 7.57e9 * 1000, rel=0.01)
-    assert shape.flops("lora", 1000, 0) == 0.75 * shape.flops("full", 1000, 0)
+    whole = Learning("full", ("language", "merger", "vision"), 16)
+    assert shape.weight_bytes(whole) == 8 * shape.parameters
+    assert shape.flops(ways[0], 1000, 0) == pytest.approx(8 * 7.57e9 * 1000, rel=0.01)
+    assert shape.flops(ways[1], 1000, 0) == 0.75 * shape.flops(ways[0], 1000, 0)
+    assert shape.flops(whole, 0, 1000) == 4 * shape.flops(ways[0], 0, 1000)
+    assert shape.activation_bytes(whole, 100, 1000) > shape.activation_bytes(ways[0], 100, 1000)
 
 
 def test_larger_micro_batches_need_more_and_more_epochs_take_longer(folder: Path) -> None:
@@ -145,4 +156,9 @@ def test_larger_micro_batches_need_more_and_more_epochs_take_longer(folder: Path
 
     assert two["activation_bytes"] == pytest.approx(2 * one["activation_bytes"], rel=0.05)
     assert two["flops"] == 3 * one["flops"]
+    assert two["seconds"] == {
+        card: pytest.approx(3 * one["seconds"][card]) for card in ("RTX 4090", "A100", "L40S", "H100")
+    }
+    steps = survey(folder, max_steps=3, micro_batch=one["samples"], accumulation=2).numbers()
+    assert steps["flops"] == pytest.approx(6 * one["flops"])
     assert two["weight_bytes"] == one["weight_bytes"]

@@ -20,7 +20,6 @@ from vlyard.errors import InvalidInput
 from vlyard.formats.converted import open_converted
 from vlyard.jobs.conversion import ConversionSpec
 from vlyard.jobs.evaluation import AtIou, EvaluationResult, EvaluationSpec
-from vlyard.jobs.learning import LearningSpec
 from vlyard.jobs.spec import Reference, Spec
 from vlyard.jobs.training import TrainingResult, TrainingSpec
 from vlyard.jobs.training_check import TrainingCheckSpec
@@ -86,10 +85,7 @@ def entries(values: Mapping[str, Any], source: UUID, *, converted: bool) -> list
     own = {name: values.get(name) for name in TrainingSpec.model_fields if name not in _OURS}
     named = {"dataset": dataset, "model": values["base"]}
     training = collected(TrainingSpec, {**own, **named, "checked": Reference(f"ref:{_CHECK}/survey")})
-    shared = training.model_dump(include=set(LearningSpec.model_fields) - {"kind"})
-    check = TrainingCheckSpec(
-        **shared, method=training.method, epochs=training.epochs, micro_batch=training.micro_batch
-    )
+    check = TrainingCheckSpec(**training.model_dump(include=set(TrainingCheckSpec.model_fields) - {"kind"}))
     splits = (training.held_out,) if training.held_out else ()
     evaluation = EvaluationSpec(dataset=dataset, splits=splits, model=Reference(f"ref:{_TRAIN}/model"))
     jobs: list[tuple[str, Spec]] = [(_CHECK, check), (_TRAIN, training), (_EVALUATE, evaluation)]

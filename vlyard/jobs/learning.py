@@ -1,6 +1,6 @@
 """What a training and its check have in common: the data, the model that is to learn it, and how it is shown to it."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 from uuid import UUID
 
 from pydantic import Field, model_validator
@@ -9,6 +9,13 @@ from vlyard.jobs.generation import ModelId, Text
 from vlyard.jobs.spec import ArtefactId, Spec
 
 DEFAULT_MAX_TOKENS = 8_192
+
+Method: TypeAlias = Literal["full", "lora", "qlora"]
+Part: TypeAlias = Literal["language", "merger", "vision"]
+Parts: TypeAlias = Annotated[
+    tuple[Part, ...], Field(min_length=1, description="The parts that learn; the others are frozen.")
+]
+Rank: TypeAlias = Annotated[int, Field(ge=1, le=1_024, description="The rank of the adapter's matrices.")]
 
 
 class LearningSpec(Spec):

@@ -7,12 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vlyard.jobs.conversion import NAME_PATTERN
 from vlyard.jobs.generation import LARGEST_MODEL_IN_GPUS, Word
-from vlyard.jobs.learning import LearningSpec
+from vlyard.jobs.learning import LearningSpec, Method, Parts, Rank
 from vlyard.jobs.spec import ArtefactId, Result
 
 MODEL, METRICS, CURVE, RECIPE, UNUSABLE = "model", "metrics", "curve", "recipe", "unusable"  # the outputs' names
 
-Part = Literal["language", "merger", "vision"]
 Precision = Literal["pure_bf16", "bf16", "fp16", "fp32"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -26,14 +25,12 @@ class TrainingSpec(LearningSpec):
         "tuned", pattern=NAME_PATTERN, description="What the model is called: it becomes `<team>/<name>:<version>`."
     )
 
-    method: Literal["full", "lora", "qlora"] = Field(
+    method: Method = Field(
         "lora",
         description="Learn all weights, an adapter, or an adapter on a base in 4 bits, for which a GPU is needed.",
     )
-    parts: tuple[Part, ...] = Field(
-        ("language",), min_length=1, description="The parts that learn; the others are frozen."
-    )
-    lora_rank: int = Field(16, ge=1, le=1_024, description="The rank of the adapter's matrices.")
+    parts: Parts = ("language",)
+    lora_rank: Rank = 16
     lora_alpha: float = Field(32, gt=0, le=4_096, description="The adapter's scale is this over its rank.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Of the adapter's input.")
     lora_modules: tuple[Word, ...] = Field(

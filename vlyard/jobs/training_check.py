@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vlyard.jobs.learning import LearningSpec
+from vlyard.jobs.learning import LearningSpec, Method, Parts, Rank
 from vlyard.jobs.spec import Result
 
 SURVEY, PREVIEW, UNUSABLE = "survey", "preview", "unusable"  # the outputs' names
@@ -12,9 +12,13 @@ SURVEY, PREVIEW, UNUSABLE = "survey", "preview", "unusable"  # the outputs' name
 
 class TrainingCheckSpec(LearningSpec):
     kind: Literal["training_check"] = "training_check"
-    method: Literal["full", "lora", "qlora"] = Field("lora", description="What the memory is estimated for.")
+    method: Method = Field("lora", description="What memory and time are estimated for.")
+    parts: Parts = ("language",)
+    lora_rank: Rank = 16
     epochs: float = Field(3, gt=0, le=1_000, description="What the time is estimated for.")
+    max_steps: int | None = Field(None, ge=1, description="Instead of epochs: so many steps.")
     micro_batch: int = Field(2, ge=1, le=1_024, description="Samples that one GPU computes at a time.")
+    accumulation: int = Field(4, ge=1, le=4_096, description="Micro-batches whose gradients make one step.")
 
 
 class Lengths(BaseModel):
@@ -46,3 +50,6 @@ class TrainingCheckResult(Result):
     weight_bytes: int = Field(description="Estimate for one GPU: weights, gradients and optimiser states.")
     activation_bytes: int = Field(description="Estimate for one GPU: what the longest samples need while learned.")
     flops: float = Field(description="Estimate of the whole training, floating-point operations.")
+    seconds: dict[str, float] = Field(
+        description="Estimate of the whole training on one card of each kind, at 35 % of its peak in bf16."
+    )

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from vlyard.errors import Complaint, InvalidInput
-from vlyard.jobs.training import Part, TrainingSpec
+from vlyard.jobs.learning import Part
+from vlyard.jobs.training import TrainingSpec
 from workers.qwen.loading import Model
 
 # Modules by the part that they belong to, as transformers names them; the first that fits counts.

@@ -1,9 +1,4 @@
-"""What a training would be like: how long its samples are, and what memory and work it takes. It reads no weights.
-
-Estimates are for one GPU in `pure_bf16` with gradient checkpointing and Adam, the language model learning and the
-vision tower frozen, which is what a training does unless it is told otherwise. They leave out what the allocator
-wastes, and CUDA's own half gigabyte.
-"""
+"""What a training would be like: how long its samples are, and what memory and work it takes. It reads no weights."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,20 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from vlyard.jobs.training import TrainingSpec
 from vlyard.jobs.training_check import Lengths, TrainingCheckSpec
-from workers.qwen.loading import Model
 from workers.qwen.training.collating import Samples
+from workers.qwen.training.estimates import Learning, Shape, seconds, shape_of
 from workers.qwen.training.preparing import Prepared
 
 _BINS = 20
 _SHOWN = 5  # samples of the preview, and of the longest
-_RANK: int = TrainingSpec.model_fields["lora_rank"].default
-_BF16, _FP32 = 2, 4  # bytes
-_NF4 = 0.5 + 4 / 64  # bytes of a weight: 4 bits, and an fp32 scale for each 64
 
 
 @dataclass(frozen=True)
@@ -54,9 +43,10 @@ class Survey:
             "min_pixels": self.prepared.min_pixels,
             "max_pixels": self.prepared.max_pixels,
             "parameters": self._shape.parameters,
-            "weight_bytes": self._shape.weight_bytes(self.spec.method),
+            "weight_bytes": self._shape.weight_bytes(self._learning),
             "activation_bytes": self._activation_bytes(),
             "flops": self._flops(),
+            "seconds": seconds(self._flops()),
         }
 
     def report(self) -> dict[str, Any]:
@@ -82,8 +72,12 @@ class Survey:
         return (asdict(each) for each in self.prepared.unusable)
 
     @cached_property
-    def _shape(self) -> "Shape":
+    def _shape(self) -> Shape:
         return shape_of(self.model)
+
+    @property
+    def _learning(self) -> Learning:
+        return Learning(self.spec.method, self.spec.parts, self.spec.lora_rank)
 
     @cached_property
     def _picture_tokens(self) -> int:
@@ -95,12 +89,14 @@ class Survey:
         samples = self.prepared.learned
         longest = sorted(range(len(samples)), key=lambda at: -samples.lengths[at])[: self.spec.micro_batch]
         patches = sum(each.rows * each.columns for at in longest for each in samples.pictures_of(at))
-        return self._shape.activation_bytes(len(longest) * samples.lengths[longest[0]], patches)
+        return self._shape.activation_bytes(self._learning, len(longest) * samples.lengths[longest[0]], patches)
 
     def _flops(self) -> float:
         patches = sum(each.rows * each.columns for each in self.prepared.learned.pictures)
         tokens = sum(self.prepared.learned.lengths)
-        return self.spec.epochs * self._shape.flops(self.spec.method, tokens, patches)
+        spec, samples = self.spec, len(self.prepared.learned)
+        epochs = spec.max_steps * spec.micro_batch * spec.accumulation / samples if spec.max_steps else spec.epochs
+        return epochs * self._shape.flops(self._learning, tokens, patches)
 
 
 def histogram(lengths: "list[int] | Any") -> Lengths:
@@ -118,88 +114,6 @@ def histogram(lengths: "list[int] | Any") -> Lengths:
         edges=tuple(edges),
         counts=tuple(counts.tolist()),
     )
-
-
-# --- the model's shape ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How large a model is. Numbers are weights, not bytes."""
-
-    parameters: int
-    language: int  # with embeddings and head
-    matrices: int  # the language model's linear layers and its head: what every token is multiplied by
-    vision: int  # with its mergers
-    adapter: int  # of the usual rank, on all linear layers of the language model
-    linear: int  # those layers
-    config: Any  # a Qwen3VLConfig
-
-    def weight_bytes(self, method: str) -> int:
-        """Weights, gradients and optimiser states.
-
-        full: 2 bytes for each weight; and for each that learns 2 of gradient and 2 × 2 of Adam's moments, which have
-        the weights' type. lora: 2 for each weight; and 2 + 2 + 2 × 2 for each of the adapter's. qlora: 4.5 bits for
-        each weight of the linear layers (NF4 with a scale for each 64), 2 bytes for the others; and 4 + 4 + 2 × 4 for
-        each of the adapter's, which is in fp32 beside weights that are no numbers.
-        """
-        if method == "full":
-            return _BF16 * self.parameters + 3 * _BF16 * self.language
-        if method == "lora":
-            return _BF16 * self.parameters + 4 * _BF16 * self.adapter
-        return round(_BF16 * (self.parameters - self.linear) + _NF4 * self.linear) + 4 * _FP32 * self.adapter
-
-    def activation_bytes(self, tokens: int, patches: int) -> int:
-        """What a micro-batch needs beside the weights.
-
-        Kept: each layer's input, 2 bytes × hidden × layers × tokens. One layer while it is computed anew: 2 bytes ×
-        (6 hidden + 3 queries + 2 keys + 4 intermediate) × tokens. The scores of all tokens, in bf16, in fp32, and
-        their gradient: 10 bytes × vocabulary × tokens. One layer of the vision tower, which keeps nothing: 2 bytes ×
-        (8 hidden + 2 intermediate) × patches.
-        """
-        text, vision = self.config.text_config, self.config.vision_config
-        queries, keys = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim
-        kept = text.hidden_size * text.num_hidden_layers
-        layer = 6 * text.hidden_size + 3 * queries + 2 * keys + 4 * text.intermediate_size
-        seen = 8 * vision.hidden_size + 2 * vision.intermediate_size
-        scores = (_BF16 + 2 * _FP32) * text.vocab_size
-        return int(tokens * (_BF16 * (kept + layer) + scores) + patches * _BF16 * seen)
-
-    def flops(self, method: str, tokens: int, patches: int) -> float:
-        """Of learning so many tokens once.
-
-        A token takes 2 operations for each weight of the matrices forwards, 2 forwards again for the checkpoints, 2
-        for the gradient of what went in, and 2 for the weights' own where they learn: 8 with `full`, 6 with adapters.
-        A patch takes 2 forwards for each weight of the vision tower. Attention between tokens is left out.
-        """
-        times = 8 if method == "full" else 6
-        return float(times * self.matrices * tokens + 2 * self.vision * patches)
-
-
-def shape_of(model: Path) -> Shape:
-    """The shape of a checkpoint, from its config.json alone."""
-    config = Qwen3VLConfig.from_pretrained(model, local_files_only=True)
-    skeleton: Any = Qwen3VLForConditionalGeneration
-    with torch.device("meta"):
-        whole: Model = skeleton(config)
-    language, head = whole.model.language_model, whole.get_output_embeddings().weight
-    linear = [module.weight for module in language.modules() if isinstance(module, torch.nn.Linear)]
-    inner = sum(weight.numel() for weight in linear)
-    tied = head is whole.get_input_embeddings().weight
-    return Shape(
-        parameters=_count(whole),
-        language=_count(language) + (0 if tied else head.numel()),
-        matrices=inner + head.numel(),
-        vision=_count(whole.model.visual),
-        adapter=sum(_RANK * sum(weight.shape) for weight in linear),
-        linear=inner,
-        config=config,
-    )
-
-
-def _count(module: torch.nn.Module) -> int:
-    """Parameters, each once where two names share it."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 # --- the preview ----------------------------------------------------------------------------------------------
