@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from fastapi import Depends, Header, Query, Request
 from sqlalchemy.orm import Session
@@ -57,7 +57,7 @@ class Desk:
 
     async def submit(self, submission: Submission, idempotency_key: str | None) -> Submitted:
         """Store a job: in company, unless it waits for another one's output, which may take its time."""
-        if next(submission.spec.references(), None) is None and not submission.spec.split_up():
+        if next(submission.spec.references(), None) is None and not submission.spec.split_up(uuid4):
             return await self.house.intake.take(self.key, submission, idempotency_key)
         return await self.run_and_wake(
             lambda session, caller: submit(session, caller, submission, idempotency_key), Channel.WORK

@@ -17,8 +17,8 @@ def with_shares(wanted: Iterable[Wanted]) -> list[Wanted]:
     everyone = []
     for each in wanted:
         shares = [
-            Wanted(uuid7(), each.submission.model_copy(update={"spec": spec}), each.where, part_of=each.id)
-            for spec in each.submission.spec.split_up()
+            Wanted(id, each.submission.model_copy(update={"spec": spec}), each.where, part_of=each.id)
+            for id, spec in each.submission.spec.split_up(uuid7).items()
         ]
         everyone += shares
         if shares:

@@ -168,10 +168,10 @@ def test_a_conversation_holds_all_that_is_said() -> None:
 def test_a_prediction_is_split_into_shards_that_read_the_same_dataset() -> None:
     whole = PredictionSpec(dataset=PICTURE, prompt="x", shards=3)
 
-    parts = whole.split_up()
+    parts = [part for part in whole.split_up(uuid4).values() if isinstance(part, PredictionSpec)]
 
     assert [(part.shard, part.shards, part.inputs()) for part in parts] == [(n, 3, (PICTURE,)) for n in range(3)]
-    assert all(not part.split_up() for part in parts)
+    assert all(not part.split_up(uuid4) for part in parts)
     gathering = whole.gathering([OTHER, PICTURE, uuid4()])
     assert [reference.output for _, reference in gathering.references()] == ["predictions"] * 3
     assert gathering.trees() == ()

@@ -18,7 +18,8 @@ LARGEST_MODEL_IN_GPUS = 16
 
 # A folder's name in the worker's model directory, or a repository of a model hub at one of its revisions.
 _WORD = "[A-Za-z0-9][A-Za-z0-9._-]*"
-MODEL_NAME = f"({_WORD}|hub:{_WORD}/{_WORD}(@[A-Za-z0-9._/-]+)?)"
+MODEL_REPOSITORY = f"{_WORD}/{_WORD}"
+MODEL_NAME = f"({_WORD}|hub:{MODEL_REPOSITORY}(@[A-Za-z0-9._/-]+)?)"
 _LONGEST_NAME = 300
 _OF_TEAM = re.compile(f"({_WORD})/({_WORD})(?::([1-9][0-9]{{0,8}}))?")
 

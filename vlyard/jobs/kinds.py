@@ -11,12 +11,15 @@ from enum import StrEnum
 
 from vlyard.jobs.conversion import ConversionResult, ConversionSpec
 from vlyard.jobs.evaluation import EvaluationResult, EvaluationSpec
+from vlyard.jobs.export import ExportResult, ExportSpec
+from vlyard.jobs.importing import ImportResult, ImportSpec
 from vlyard.jobs.inference import InferenceResult, InferenceSpec
 from vlyard.jobs.noop import NoopResult, NoopSpec
 from vlyard.jobs.prediction import PredictionResult, PredictionSpec
 from vlyard.jobs.spec import Result, Spec
 from vlyard.jobs.training import TrainingResult, TrainingSpec
 from vlyard.jobs.training_check import TrainingCheckResult, TrainingCheckSpec
+from vlyard.jobs.verification import VerificationResult, VerificationSpec
 
 
 class Device(StrEnum):
@@ -64,6 +67,12 @@ _ROWS = (
          time_limit=7 * 24 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS, resumes=True, makes_model=True),
     Kind("evaluation", EvaluationSpec, EvaluationResult, Device.GPU, "workers.evaluation:run",
          time_limit=24 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS),
+    Kind("export", ExportSpec, ExportResult, Device.CPU, "workers.export:run",
+         time_limit=24 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS, makes_model=True),
+    Kind("verification", VerificationSpec, VerificationResult, Device.GPU, "workers.verification:run",
+         time_limit=6 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS),
+    Kind("import", ImportSpec, ImportResult, Device.CPU, "workers.importing:run",
+         time_limit=24 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS, makes_model=True),
     Kind("noop", NoopSpec, NoopResult, Device.CPU, "workers.noop:run",
          time_limit=_HOUR, max_attempts=3, isolation=Isolation.THREAD, bundle=32, admin_only=True),
 )

@@ -4,7 +4,7 @@ A prediction in several shards is several jobs: the one that was asked for gathe
 which answers every n-th sample. `control/sharding.py` makes them when it is submitted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Self
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from vlyard.jobs.generation import GenerationSpec
 from vlyard.jobs.inference import ModelUsed
 from vlyard.jobs.presets import NEW_TOKENS
-from vlyard.jobs.spec import ArtefactId, Reference, Result
+from vlyard.jobs.spec import ArtefactId, Reference, Result, Spec
 
 PREDICTIONS = "predictions"  # the output's name
 MOST_SHARDS = 64
@@ -50,10 +50,10 @@ class PredictionSpec(GenerationSpec):
     def trees(self) -> tuple[UUID, ...]:
         return () if self.parts else self.inputs()
 
-    def split_up(self) -> Sequence["PredictionSpec"]:
+    def split_up(self, new: Callable[[], UUID]) -> Mapping[UUID, Spec]:
         if self.shards == 1 or self.shard is not None:
-            return ()
-        return [self.model_copy(update={"shard": number, "parts": ()}) for number in range(self.shards)]
+            return {}
+        return {new(): self.model_copy(update={"shard": number, "parts": ()}) for number in range(self.shards)}
 
     def gathering(self, jobs: Sequence[UUID]) -> "PredictionSpec":
         return self.model_copy(update={"parts": tuple(Reference(f"job:{job}/{PREDICTIONS}") for job in jobs)})

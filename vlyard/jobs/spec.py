@@ -1,7 +1,7 @@
 """What every job's specification and result have in common, and how one job names another one's output."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Self
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -88,9 +88,9 @@ class Spec(BaseModel):
         """Those of its inputs that may be directories."""
         return ()
 
-    def split_up(self) -> Sequence["Spec"]:
-        """The jobs that share the work; none where one job does it."""
-        return ()
+    def split_up(self, new: Callable[[], UUID]) -> Mapping[UUID, "Spec"]:  # noqa: ARG002
+        """The jobs that share the work, by ids that `new` makes; none where one job does it."""
+        return {}
 
     def gathering(self, jobs: Sequence[UUID]) -> "Spec":  # noqa: ARG002
         """What is left to do once those jobs, made of `split_up`, have done their share."""
