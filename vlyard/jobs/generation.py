@@ -84,8 +84,8 @@ class GenerationSpec(Spec):
 
     model: ModelId = Field(
         "demo",
-        description="`demo`, a folder's name in the worker's model directory, `hub:<owner>/<name>` with an optional "
-        "`@<revision>`, `<team>/<name>:<version>`, or a checkpoint as an artefact.",
+        description="`demo`, `untrained`, a folder's name in the worker's model directory, `hub:<owner>/<name>` with "
+        "an optional `@<revision>`, `<team>/<name>:<version>`, or a checkpoint as an artefact.",
     )
     adapter: ArtefactId | None = Field(None, description="A LoRA adapter, as PEFT saves it, to put on the model.")
     gpus: int = Field(1, ge=1, le=LARGEST_MODEL_IN_GPUS, description="How many GPUs to spread the model over.")
