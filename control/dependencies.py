@@ -173,9 +173,8 @@ def _resolved(blocked: Blocked) -> Mapping[str, Any] | None:
     """The specification with what it waited for, or None as long as something is missing."""
     for pointer, output, needed in blocked.needs:
         if why := _never(needed, output):
-            raise DependencyFailed(
-                f"the job needs the output {output!r} of another one: {why}", [Complaint(pointer, why)]
-            )
+            what = f"the job needs the output {output!r} of another one: {why}"
+            raise DependencyFailed(what, [Complaint(pointer, why), *_its_complaints(needed)])
     if any(needed.state is not State.SUCCEEDED for _, _, needed in blocked.needs):
         return None
     spec = dict(blocked.spec)
@@ -195,7 +194,16 @@ def _never(needed: Needed, output: str) -> str:
             return ""
         outputs = ", ".join(sorted(needed.artefacts)) or "none"
         return f"job {needed.job} has no output {output!r} (its outputs: {outputs})"
-    return f"job {needed.job} is {needed.state}" if needed.state in TERMINAL else ""
+    if needed.state not in TERMINAL:
+        return ""
+    said = f": {needed.error['message']}" if needed.error else ""
+    return f"job {needed.job} is {needed.state}{said}"
+
+
+def _its_complaints(needed: Needed) -> Iterator[Complaint]:
+    """What was wrong with the job that failed, so that whoever waited for it need not look for it there."""
+    for each in (needed.error or {}).get("complaints", ()):
+        yield Complaint(each["where"], each["what"], each["fix"])
 
 
 def filled(spec: Any, pointer: str, value: str) -> Any:

@@ -22,6 +22,7 @@ class Needed:
     job: UUID
     state: State
     artefacts: Mapping[str, str]  # what it made, once it has succeeded: the artefacts' ids by their names
+    error: Mapping[str, Any] | None = None  # why it failed, where it did
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,10 @@ def lock_needed(session: Session, team: UUID, jobs: Iterable[UUID]) -> Mapping[U
     wanted = sorted(set(jobs))
     if not wanted:
         return {}
-    query = select(Job.id, Job.state, Job.result).where(Job.team_id == team, Job.id.in_(wanted)).order_by(Job.id)
-    return {row.id: _needed(row.id, row.state, row.result) for row in session.execute(query.with_for_update(read=True))}
+    query = (
+        select(Job.id, Job.state, Job.result, Job.error).where(Job.team_id == team, Job.id.in_(wanted)).order_by(Job.id)
+    )
+    return {row.id: _needed(*row) for row in session.execute(query.with_for_update(read=True))}
 
 
 def insert_needs(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -65,13 +68,13 @@ def lock_waiting_for(session: Session, jobs: Iterable[UUID]) -> Sequence[Blocked
     needs: dict[UUID, list[tuple[str, str, Needed]]] = {row.id: [] for row in locked}
     other = aliased(Job)
     everything = (
-        select(JobDependency, other.state, other.result)
+        select(JobDependency, other.id, other.state, other.result, other.error)
         .join(other, other.id == JobDependency.needs_id)
         .where(JobDependency.job_id.in_(list(needs)))
         .order_by(JobDependency.job_id, JobDependency.pointer)
     )
-    for link, state, result in session.execute(everything):
-        needs[link.job_id].append((link.pointer, link.output, _needed(link.needs_id, state, result)))
+    for link, *needed in session.execute(everything):
+        needs[link.job_id].append((link.pointer, link.output, _needed(*needed)))
     return [Blocked(row.id, row.team_id, row.kind, row.spec, needs[row.id]) for row in locked]
 
 
@@ -106,9 +109,9 @@ def _advance(
     session.execute(select(func.count()).select_from(moved).add_cte(told(moved, data)))
 
 
-def _needed(job: UUID, state: State, result: Mapping[str, Any] | None) -> Needed:
+def _needed(job: UUID, state: State, result: Mapping[str, Any] | None, error: Mapping[str, Any] | None) -> Needed:
     made = (result or {}).get("artefacts", {}) if state is State.SUCCEEDED else {}
-    return Needed(job, state, made)
+    return Needed(job, state, made, error if state is State.FAILED else None)
 
 
 def _given(name: str, rows: Mapping[UUID, Mapping[str, Any]]) -> Any:
