@@ -102,3 +102,27 @@ def test_a_worker_that_is_told_to_stop_leaves_a_checkpoint_behind(system: System
     assert (row.state, row.failures) == (State.SUCCEEDED, 0)
     assert [each.outcome for each in system.attempts(job)] == [Outcome.RELEASED, Outcome.SUCCEEDED]
     assert (row.result or {})["resumed_at"] >= 1
+
+
+@pytest.mark.slow
+def test_a_training_that_has_too_little_memory_goes_on_with_smaller_micro_batches(
+    system: System, dataset: tuple[Caller, UUID]
+) -> None:
+    # given a training of large micro-batches, whose process may take little more than it has when it begins to read
+    caller, source = dataset
+    system.start_dispatcher()
+    worker = system.start_worker(Device.GPU)
+    large = {"micro_batch": 256, "max_steps": 3, "method": "full"}
+    job = system.submit(caller, dataset=str(source), **{**SPEC, **large})
+    eventually(lambda: (system.job(job).progress or {}).get("text") == "reading the samples", 240, "the reading")
+    [training, *_] = [each for each in psutil.Process(worker).children() if each.memory_info().rss > 200e6]
+    allowed = training.memory_info().vms + 200_000_000
+    training.rlimit(psutil.RLIMIT_AS, (allowed, allowed))
+    # when it runs out of memory, then it is tried once more with half of them at a time, and twice as many times
+    row = system.ended(job, 240)
+    attempts = system.attempts(job)
+    assert [(each.outcome, (each.error or {}).get("code")) for each in attempts] == [
+        (Outcome.FAILED, "out_of_memory"), (Outcome.SUCCEEDED, None),
+    ]  # fmt: skip
+    assert row.result is not None
+    assert (row.result["micro_batch"], row.result["accumulation"]) == (128, 2)
