@@ -2,12 +2,14 @@
 
 The baselines do the same steps on the same data with the same model: transformers' Trainer with the collator that
 every tutorial has, and TRL's SFTTrainer with prompts and completions. That they learn the same is seen by the loss of
-the last steps. The third figure is what checkpoints cost, as time of the whole training.
+the last steps. The third figure is what checkpoints cost, as time of the whole training. The fourth is what a training
+costs as a job, whose checkpoints are stored and whose numbers are told, as time of its steps.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +21,7 @@ from PIL import Image
 
 from bench.figure import Figure, in_turns
 from bench.stage import Stage
+from vlyard import Client
 from vlyard.demo.shapes import draw_dataset
 from vlyard.formats.convert import convert
 from vlyard.formats.converted import open_converted
@@ -27,9 +30,10 @@ from vlyard.jobs.training import TrainingSpec
 from workers.qwen.demo.architecture import DEMO, build_untrained
 from workers.qwen.loading import load_model
 from workers.qwen.training.learning import learn
-from workers.qwen.training.plan import Listener, Plan, Step
+from workers.qwen.training.plan import Learned, Listener, Plan, Step
 
 _PICTURES, _BATCH, _STEPS, _WARM = 320, 16, 40, 5
+_LONG = 100  # steps of a training as a job: its checkpoints are four times as many as they usually are
 _RATE = 1e-3
 _ALIKE = 0.1  # of the mean loss of the last ten steps
 
@@ -54,7 +58,7 @@ class Clock:
         return statistics.mean(self.losses[-10:])
 
 
-def measure(stage: Stage) -> Sequence[Figure]:  # noqa: ARG001 - no server is needed
+def measure(stage: Stage) -> Sequence[Figure]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the worker has it
     losses: dict[str, float] = {}
@@ -74,6 +78,8 @@ def measure(stage: Stage) -> Sequence[Figure]:  # noqa: ARG001 - no server is ne
 
         ours, plain, trl = in_turns(speed(_ours), speed(_plain), speed(_trl))
         bare, kept = in_turns(lambda: _seconds(folder, _STEPS), lambda: _seconds(folder, _STEPS // 4))
+        with _job(stage, folder) as job:
+            alone, queued = in_turns(lambda: _long(folder), job)
     torch.set_num_threads(threads)
     assert max(losses.values()) - min(losses.values()) < _ALIKE * losses["_plain"], losses
     what = "samples/s"
@@ -83,6 +89,7 @@ def measure(stage: Stage) -> Sequence[Figure]:  # noqa: ARG001 - no server is ne
         ),
         Figure("tuning all weights", what, "more", ours, "TRL's SFTTrainer", trl),
         Figure("a training with four checkpoints", "s", "less", kept, "without checkpoints", bare, 1.03),
+        Figure("steps of a job with two checkpoints", "s", "less", queued, "bare, without checkpoints", alone, 1.03),
     ]
 
 
@@ -101,10 +108,10 @@ def _ours(folder: Path) -> Clock:
     return clock
 
 
-def _learn(folder: Path, spec: TrainingSpec, told: Callable[[Step], None]) -> None:
+def _learn(folder: Path, spec: TrainingSpec, told: Callable[[Step], None]) -> Learned:
     with TemporaryDirectory(dir=folder) as output:
         listener = Listener(told, saved=_unheard, say=_unheard, stopping=lambda: False)
-        learn(Plan(spec=spec, base=folder / "base", dataset=folder / "data", output=Path(output)), listener)
+        return learn(Plan(spec=spec, base=folder / "base", dataset=folder / "data", output=Path(output)), listener)
 
 
 def _unheard(*_: object) -> None:
@@ -116,6 +123,20 @@ def _seconds(folder: Path, every: int) -> float:
     began = time.perf_counter()
     _learn(folder, _spec(checkpoint_steps=every), lambda step: steps.append(step.loss))
     return time.perf_counter() - began
+
+
+def _long(folder: Path) -> float:
+    return _learn(folder, _spec(max_steps=_LONG), _unheard).seconds
+
+
+@contextmanager
+def _job(stage: Stage, folder: Path) -> Iterator[Callable[[], float]]:
+    """The same as jobs of a running VLyard: how long the steps of one take."""
+    own = {"VLYARD_MODELS_DIR": str(folder)}
+    with stage.yard("api", "dispatcher", "asker", **own) as yard, Client(yard.api, yard.key) as client:
+        dataset = client.upload_tree(folder / "data").id
+        spec = _spec(dataset=dataset, model="base", max_steps=_LONG, checkpoint_steps=_LONG // 2)
+        yield lambda: client.run(spec, timeout=600).seconds
 
 
 # --- as others do it ------------------------------------------------------------------------------------------
