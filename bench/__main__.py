@@ -12,7 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from bench import backlog, bulk, conversion, features, inference, latency, learning, post, throughput, training, waiters
+from bench import (
+    backlog,
+    bulk,
+    conversion,
+    features,
+    fetching,
+    inference,
+    latency,
+    learning,
+    post,
+    throughput,
+    training,
+    waiters,
+)
 from bench.figure import Figure, fsync_seconds
 from bench.stage import Stage, staged
 
@@ -26,6 +39,7 @@ FIGURES: Mapping[str, Callable[[Stage], Sequence[Figure]]] = {
     "conversion": conversion.measure,
     "inference": inference.measure,
     "features": features.measure,
+    "fetching": fetching.measure,
     "training": training.measure,
     "learning": learning.measure,
 }

@@ -6,15 +6,13 @@ boto3 calls it.
 """
 
 import base64
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-from uuid import uuid4
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -22,11 +20,13 @@ from boto3.s3.transfer import TransferConfig
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from control.fetching import altered, fetch_each, gone
 from control.settings import Settings
-from vlyard.errors import InvalidInput, Unavailable
+from vlyard.errors import Unavailable
 from vlyard.files import Stored, sha256_of
 
-_WHOLE_BYTES = 8 * 2**20  # what is smaller travels whole
+_CHUNK = 2**20
+_WHOLE_BYTES = 8 * 2**20  # what is smaller is sent whole
 _WHOLE = TransferConfig(multipart_threshold=_WHOLE_BYTES, use_threads=False)
 _IN_PARTS = TransferConfig(multipart_threshold=_WHOLE_BYTES)
 
@@ -92,30 +92,33 @@ class ArtefactStore:
 
         Then there is no file.
         """
+        self.fetch_each({path: file}, lambda _: None)
+
+    def fetch_each(self, files: Mapping[Path, Stored], told: Callable[[int], None]) -> None:
+        """The same for many files at once.
+
+        `told` hears several times a second how many bytes have come, and raises when it is time to stop; then what has
+        arrived whole stays.
+        """
+        fetch_each(self._range, files, told)
+
+    def _range(self, file: Stored, begin: int, end: int | None) -> Iterator[bytes]:
+        """A file's bytes from one to another; raises `InvalidInput` where it is gone, or has another length."""
+        whole = begin == 0 and end in {None, file.bytes}
+        wanted = {} if whole or end is None else {"Range": f"bytes={begin}-{end - 1}"}
         with _translated():
             try:
-                self._download(file, path)
+                answer = self._client.get_object(Bucket=self._bucket, Key=file.key, **wanted)
             except ClientError as error:
                 if _status(error) == 404:
-                    raise InvalidInput(f"the content of {file.name} is not in the store: upload it again") from error
+                    raise gone(file) from error
+                if _status(error) == 416:
+                    raise altered(file) from error
                 raise
-        if sha256_of(path) != file.sha256:
-            path.unlink()
-            raise InvalidInput(f"the content of {file.name} was altered after it was stored: upload it again")
-
-    def _download(self, file: Stored, path: Path) -> None:
-        if file.bytes > _WHOLE_BYTES:
-            self._client.download_file(self._bucket, file.key, str(path), Config=_IN_PARTS)
-            return
-        # boto3's way asks how long it is before it asks for it, which for a small file is half of the work.
-        answer = self._client.get_object(Bucket=self._bucket, Key=file.key)
-        partial = path.with_name(f"{uuid4()}.part")
-        try:
-            with partial.open("wb") as target:
-                shutil.copyfileobj(answer["Body"], target)
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+            with closing(answer["Body"]) as body:
+                if wanted:
+                    _expect_range(file, begin, answer.get("ContentRange", ""))
+                yield from body.iter_chunks(_CHUNK)
 
     def put(self, key: str, path: Path, media_type: str) -> tuple[int, str]:
         """Store a file under a key; returns its length in bytes and its SHA-256 in hexadecimal."""
@@ -147,7 +150,7 @@ class ArtefactStore:
         """The content of an object, in pieces."""
         with _translated():
             body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
-            yield from body.iter_chunks(2**20)
+            yield from body.iter_chunks(_CHUNK)
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
@@ -297,6 +300,14 @@ def _client(settings: Settings, endpoint: str) -> Any:
 def _transfer(length: int) -> TransferConfig:
     """How a file of this length travels. Threads for one request are of no use, and can fail to start."""
     return _WHOLE if length < _WHOLE_BYTES else _IN_PARTS
+
+
+def _expect_range(file: Stored, begin: int, said: str) -> None:
+    """What S3 says of the range that it sends, such as `bytes 5-9/100`."""
+    if not said.startswith(f"bytes {begin}-"):
+        raise Unavailable(f"the artefact store sent another range of {file.name} than was asked for")
+    if said.rpartition("/")[2] not in {"*", str(file.bytes)}:
+        raise altered(file)
 
 
 def _status(error: ClientError) -> int:

@@ -88,9 +88,9 @@ def _weights(spec: Spec) -> Sequence[UUID]:
 def add(session: Session, team: UUID, job: UUID, result: Mapping[str, Any]) -> Mapping[str, Any]:
     """Store the version that a job made, where its kind makes any; returns the result with the version's name."""
     [row] = jobs.in_order(session, team, [job])
-    if not KINDS[row.kind].makes_model:
+    if not KINDS[row.kind].makes_model or row.spec["name"] is None:
         return result
-    model = str(row.spec["model"])
+    model = str(row.spec.get("model") or row.spec["source"])
     new = NewVersion(
         team=team,
         name=row.spec["name"],

@@ -119,6 +119,16 @@ class Settings(BaseSettings):
     hub_token: SecretStr = Field(
         SecretStr(""), description="The hub's token, for private and gated models; every team may then use these."
     )
+    other_hub_endpoint: str = Field(
+        "",
+        description="A mirror of the hub that `VLYARD_HUB` is not, for imports that name it; empty: that hub itself.",
+    )
+    other_hub_token: SecretStr = Field(
+        SecretStr(""), description="The token of the hub that `VLYARD_HUB` is not; every team may then use it."
+    )
+    export_dir: Path | None = Field(
+        None, description="Where exports that name a folder get one, on the worker's machine."
+    )
     cpu_threads: int = Field(1, ge=1, description="Threads that a model's worker computes with where it has no GPU.")
     work_dir: Path | None = Field(None, description="Where attempts keep their scratch folders; default: the system's.")
 

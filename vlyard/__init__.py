@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from vlyard.jobs.conversion import ConversionResult, ConversionSpec
     from vlyard.jobs.evaluation import EvaluationResult, EvaluationSpec
     from vlyard.jobs.events import Event
+    from vlyard.jobs.export import ExportResult, ExportSpec
+    from vlyard.jobs.importing import ImportResult, ImportSpec
     from vlyard.jobs.inference import (
         Answer,
         BoxFound,
@@ -59,6 +61,10 @@ __all__ = [
     "EvaluationResult",
     "EvaluationSpec",
     "Event",
+    "ExportResult",
+    "ExportSpec",
+    "ImportResult",
+    "ImportSpec",
     "InferenceResult",
     "InProcess",
     "InferenceSpec",
@@ -94,6 +100,8 @@ _MODULES = (
     "vlyard.jobs.conversion",
     "vlyard.jobs.evaluation",
     "vlyard.jobs.events",
+    "vlyard.jobs.export",
+    "vlyard.jobs.importing",
     "vlyard.jobs.inference",
     "vlyard.jobs.noop",
     "vlyard.jobs.prediction",

@@ -83,6 +83,7 @@ class Hub:
     kind: str  # huggingface or modelscope
     endpoint: str = ""
     token: SecretStr = field(default_factory=lambda: SecretStr(""))
+    variable: str = "VLYARD_HUB_TOKEN"  # that holds the token, for the words of errors
 
     @property
     def url(self) -> str:
@@ -236,7 +237,8 @@ class _Asked:
     def expect_welcome(self, response: httpx.Response) -> None:
         """Raises `InvalidInput` where the hub says that it is not there or not for us, and `Unavailable`."""
         if response.status_code in {401, 403}:
-            has = "that VLYARD_HUB_TOKEN holds" if self.hub.token.get_secret_value() else "in VLYARD_HUB_TOKEN"
+            setting = self.hub.variable
+            has = f"that {setting} holds" if self.hub.token.get_secret_value() else f"in {setting}"
             raise self.refused(
                 f"{self.hub.url} does not show it to us ({response.status_code})",
                 f"look at the name; a private or gated model needs a token {has} with access to it",

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from vlyard.errors import Complaint, InvalidInput, Unavailable
 from vlyard.files import ArtefactKind, Stored
 from vlyard.formats.archive import unpack
 from vlyard.jobs.generation import ModelVersion
+from vlyard.jobs.importing import ImportSpec
 from workers.context import Context
 from workers.hub import Hub, Progress, Snapshot, download, look_up
 from workers.model_cache import ModelCache
@@ -40,6 +41,7 @@ _FRESH_SECONDS = 3600.0  # for so long, what a branch or tag of a hub pointed to
 _COMMIT = re.compile("[0-9a-f]{40}")  # always stands for the same content
 _MARKS = (checkpoint.CONFIG, adapters.CONFIG)
 _MB = 1e6
+_TELL_SECONDS = 1.0
 
 
 @contextmanager
@@ -75,6 +77,36 @@ def whole(model: UUID | str, context: Context, settings: Settings) -> Iterator[S
         yield Source(folder, revision=revision)
 
 
+def origin(model: UUID | str, source: Source) -> str:
+    """The model's name, by which it is found again: of a hub's model with the revision that it was."""
+    name = str(model)
+    return name if source.revision is None else f"{name.partition('@')[0]}@{source.revision}"
+
+
+@contextmanager
+def brought(spec: ImportSpec, context: Context, settings: Settings) -> Iterator[Source]:
+    """The folder with the weights that an import names, for as long as the block lasts.
+
+    A hub is always asked what it has now. Raises as `resolve`, about `/spec/source`.
+    """
+    where, source = "/spec/source", str(spec.source)
+    artefact = _as_id(source)
+    if ModelVersion.read(source):
+        what = f"{source} is a version of a model here already"
+        raise _refused(where, what, "use it by that name, or name where its weights came from")
+    if source.startswith(HUB):
+        with _from_hub(source.removeprefix(HUB), hub_of(settings, spec.hub), context, settings, believed=0) as found:
+            yield Source(found[0], revision=found[1])
+    elif artefact is not None:
+        with _artefact(artefact, where, context, settings) as folder:
+            yield Source(folder)
+    elif source in {DEMO, UNTRAINED}:
+        with _model(source, context, settings) as found:
+            yield Source(found[0])
+    else:
+        yield Source(_named(source, settings.models_dir, where))
+
+
 @contextmanager
 def _base(adapter: Path, name: str, context: Context, settings: Settings) -> Iterator[tuple[Path, str | None]]:
     """The base of an adapter that was given as the model, as its manifest has it."""
@@ -103,13 +135,13 @@ def _model(model: str, context: Context, settings: Settings) -> Iterator[tuple[P
         with _untrained(context, settings) as folder:
             yield folder, None
     elif model.startswith(HUB):
-        with _from_hub(model.removeprefix(HUB), context, settings) as found:
+        with _from_hub(model.removeprefix(HUB), hub_of(settings), context, settings) as found:
             yield found
     elif artefact is not None:
         with _artefact(artefact, "/spec/model", context, settings) as folder:
             yield folder, None
     else:
-        yield _named(model, settings.models_dir), None
+        yield _named(model, settings.models_dir, "/spec/model"), None
 
 
 @contextmanager
@@ -142,13 +174,14 @@ def _as_id(text: str) -> UUID | None:
     return None
 
 
-def _named(name: str, models_dir: Path | None) -> Path:
+def _named(name: str, models_dir: Path | None, where: str) -> Path:
     folders = sorted(models_dir.iterdir()) if models_dir and models_dir.is_dir() else []
     known = {path.name: path for path in folders if path.is_dir() and not path.name.startswith(".")}
     if name not in known:
         others = f"{HUB}<owner>/<name>, <team>/<name>:<version> and artefacts can be named, too"
         has = f"it has {', '.join([DEMO, UNTRAINED, *known])}; {others}"
-        raise _unknown(f"this worker has no model {name!r}", has)
+        what = f"this worker has no model {name!r}"
+        raise InvalidInput("There is no such model", [Complaint(where, what, has)])
     return known[name]
 
 
@@ -168,8 +201,6 @@ def _artefact(artefact: UUID, where: str, context: Context, settings: Settings) 
         raise InvalidInput(complaints=[Complaint(where, f"the job names no artefact {artefact} as its input")])
 
     def fill(folder: Path) -> None:
-        shutil.rmtree(folder)  # what a process that died left there
-        folder.mkdir()
         context.progress(None, f"fetching {stored.name}")
         _bring(stored, folder / _plain(stored.name), context)
 
@@ -180,13 +211,30 @@ def _artefact(artefact: UUID, where: str, context: Context, settings: Settings) 
 
 def _bring(stored: Stored, folder: Path, context: Context) -> None:
     if stored.kind is ArtefactKind.TREE:
-        fetch_tree(context.store, stored, folder, context.check)
+        if not folder.is_dir():  # it is there only when it is whole
+            fetch_tree(context.store, stored, folder, context.check, _heard(stored, context))
         return
+    shutil.rmtree(folder.parent)  # what a process that died left there
+    folder.parent.mkdir()
     archive = folder.with_name(f".{folder.name}.archive")
-    context.store.fetch(stored, archive)
-    context.check()
+    context.store.fetch_each({archive: stored}, _heard(stored, context))
     unpack(archive, folder)
     archive.unlink()
+
+
+def _heard(stored: Stored, context: Context) -> Callable[[int], None]:
+    """What tells how far an artefact's fetching is, once a second at most, and looks for a stop each time."""
+    began = told_at = time.monotonic()
+
+    def hear(there: int) -> None:
+        nonlocal told_at
+        context.check()
+        now = time.monotonic()
+        if now - told_at >= _TELL_SECONDS:
+            told_at = now
+            _tell(context, stored.name, Progress(there, stored.bytes, there / (now - began)))
+
+    return hear
 
 
 def _inside(folder: Path) -> Path:
@@ -210,17 +258,26 @@ class _Known(NamedTuple):
     at: float  # seconds since 1970
 
 
+def hub_of(settings: Settings, kind: str | None = None) -> Hub:
+    """The operator's hub, or the one of that kind: each has its own mirror and its own token."""
+    if kind in {None, settings.hub}:
+        return Hub(settings.hub, settings.hub_endpoint, settings.hub_token)
+    return Hub(str(kind), settings.other_hub_endpoint, settings.other_hub_token, "VLYARD_OTHER_HUB_TOKEN")
+
+
 @contextmanager
-def _from_hub(name: str, context: Context, settings: Settings) -> Iterator[tuple[Path, str]]:
+def _from_hub(
+    name: str, hub: Hub, context: Context, settings: Settings, believed: float = _FRESH_SECONDS
+) -> Iterator[tuple[Path, str]]:
+    """`believed`: for how many seconds what a branch pointed to is; 0: it is asked, and an absent hub is an outage."""
     repository, _, revision = name.partition("@")
-    hub = Hub(settings.hub, settings.hub_endpoint, settings.hub_token)
     cache = cache_of(settings)
     note = cache.folder.parent / "hub" / f"{_key(hub.kind, hub.url, name)}.json"
     known = _read_note(note)
     usable = known is not None and cache.has(known.key)
     snapshot = None
-    if known is None or not usable or not (_COMMIT.fullmatch(revision) or abs(time.time() - known.at) < _FRESH_SECONDS):
-        snapshot = _look_up(hub, repository, revision, context, usable=usable)
+    if known is None or not usable or not (_COMMIT.fullmatch(revision) or abs(time.time() - known.at) < believed):
+        snapshot = _look_up(hub, repository, revision, context, usable=usable and believed > 0)
     if snapshot is not None:
         known = _Known(_key("hub", snapshot.digest), snapshot.revision, time.time())
         _write_note(note, known)
@@ -276,7 +333,3 @@ def _plain(name: str) -> str:
 
 def _refused(where: str, what: str, fix: str) -> InvalidInput:
     return InvalidInput("The model cannot be used", [Complaint(where, what, fix)])
-
-
-def _unknown(what: str, fix: str) -> InvalidInput:
-    return InvalidInput("There is no such model", [Complaint("/spec/model", what, fix)])

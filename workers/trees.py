@@ -4,7 +4,7 @@ What is fetched is checked against the manifest, and the manifest against the ar
 """
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -37,35 +37,68 @@ class Store(Protocol):
     def fetch(self, file: Stored, path: Path) -> None:
         """Write the file's content to `path`; raises `Unavailable`, or `InvalidInput` where it was altered."""
 
+    def fetch_each(self, files: Mapping[Path, Stored], told: Callable[[int], None]) -> None:
+        """The same for many files at once.
+
+        `told` hears several times a second how many bytes have come, and raises when it is time to stop; then what has
+        arrived whole stays.
+        """
+
     def put(self, key: str, path: Path, media_type: str) -> tuple[int, str]:
         """Store a file under a key; returns its length in bytes and its SHA-256 in hexadecimal."""
 
 
-def fetch_tree(store: Store, tree: Stored, folder: Path, check: Callable[[], None]) -> None:
+def _unheard(_: int) -> None:
+    """Nobody wants to know how far it is."""
+
+
+def fetch_tree(
+    store: Store, tree: Stored, folder: Path, check: Callable[[], None], told: Callable[[int], None] = _unheard
+) -> None:
     """Write a tree's files below a folder, which appears whole or not at all; `check` raises when it is time to stop.
 
-    Raises `Unavailable`, or `InvalidInput` where the manifest or a file was altered.
+    `told` hears now and then how many bytes are there. Files that an earlier try brought there whole are not fetched
+    again. Raises `Unavailable`, or `InvalidInput` where
+    the manifest or a file was altered.
     """
-    partial = folder.with_name(f".{folder.name}.part")
-    listing = folder.with_name(f"{folder.name}.{MANIFEST}")
+    arriving, whole = (folder.with_name(f".{folder.name}.{stage}") for stage in ("arriving", "whole"))
+    arriving.mkdir(parents=True, exist_ok=True)
+    for left in arriving.glob("*.part"):
+        left.unlink()
+    listing = arriving / MANIFEST
     store.fetch(tree, listing)
-    files = read_manifest(listing.read_bytes())
     same: dict[str, list[TreeFile]] = {}
-    for file in files:
-        (partial / file.path).parent.mkdir(parents=True, exist_ok=True)
+    for file in read_manifest(listing.read_bytes()):
         same.setdefault(file.sha256, []).append(file)
+    # A file gets the name of its digest once it is right, so what has that name is.
+    wanted = {arriving / digest: _file_of(tree, equal[0]) for digest, equal in same.items()}
+    lacking = {path: file for path, file in wanted.items() if not path.exists()}
+    there = sum(file.bytes for path, file in wanted.items() if path not in lacking)
 
-    def fetch(equal: list[TreeFile]) -> None:
+    def hear(came: int) -> None:
         check()
-        first, *others = equal
-        key = file_key(tree.key, first.sha256)
-        file = replace(tree, name=first.path, key=key, bytes=first.bytes, sha256=first.sha256, kind=ArtefactKind.FILE)
-        store.fetch(file, partial / first.path)
-        for other in others:
-            shutil.copyfile(partial / first.path, partial / other.path)
+        told(there + came)
 
-    _all(fetch, same.values())
-    partial.rename(folder)
+    store.fetch_each(lacking, hear)
+    shutil.rmtree(whole, ignore_errors=True)
+    for digest, equal in same.items():
+        _put_in_place(arriving / digest, [whole / file.path for file in equal])
+    shutil.rmtree(arriving)
+    whole.rename(folder)
+
+
+def _file_of(tree: Stored, file: TreeFile) -> Stored:
+    key = file_key(tree.key, file.sha256)
+    return replace(tree, name=file.path, key=key, bytes=file.bytes, sha256=file.sha256, kind=ArtefactKind.FILE)
+
+
+def _put_in_place(content: Path, targets: Sequence[Path]) -> None:
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    first, *others = targets
+    content.rename(first)
+    for other in others:
+        shutil.copyfile(first, other)
 
 
 def store_tree(store: Store, folder: Path, place: str, *, listing: Path, check: Callable[[], None]) -> Stored:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 from uuid import UUID, uuid4
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from control.artefacts import ArtefactStore, Part
+from control.fetching import PIECE_BYTES
 from control.settings import Settings
 from control.stack.stack import Stack
 from tests.system import eventually
@@ -66,12 +68,16 @@ def test_what_is_put_is_measured_and_comes_back(store: ArtefactStore, here: Path
 
 
 def test_a_file_of_several_parts_comes_back_whole(store: ArtefactStore, tmp_path: Path) -> None:
-    content = bytes(range(256)) * 40 * 1024  # 10 MiB: boto3 sends and fetches it in parts
+    content = bytes(range(256)) * (PIECE_BYTES // 256) + b"the end"  # sent in parts, and fetched in two ranges
     (tmp_path / "large").write_bytes(content)
     file = file_of(content)
     store.put(file.key, tmp_path / "large", "image/jpeg")
     store.fetch(file, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == content
+    for other in (len(content) + 1, 2 * PIECE_BYTES + 1):  # it was longer when it was stored
+        with pytest.raises(InvalidInput, match="altered"):
+            store.fetch(replace(file, bytes=other), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_small_file_travels_without_a_thread_of_its_own(store: ArtefactStore, here: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Where a test lays files down and has a handler work on them: real models, and a store that is a folder."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -25,6 +25,11 @@ class FolderStore:
 
     def fetch(self, file: Stored, path: Path) -> None:
         shutil.copyfile(self.folder / file.key, path)
+
+    def fetch_each(self, files: Mapping[Path, Stored], told: Callable[[int], None]) -> None:
+        for path, file in files.items():
+            told(0)
+            self.fetch(file, path)
 
     def put(self, key: str, path: Path, media_type: str) -> tuple[int, str]:  # noqa: ARG002 - a folder keeps no types
         target = self.folder / key

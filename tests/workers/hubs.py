@@ -21,6 +21,8 @@ class StandIn:
     folder: Path
     token: str = ""  # asked for, where it is not empty
     cut_at: int = 0  # the next large answer ends after so many bytes
+    hang_at: int = 0  # the next large answer says no more after so many bytes, until `go_on`
+    go_on: threading.Event = field(default_factory=threading.Event)
     altered: int = 0  # so many large answers have a wrong byte
     broken: bool = False  # every file is answered with 503
     whole: bool = False  # it does not know Range
@@ -102,10 +104,14 @@ class _Answers(BaseHTTPRequestHandler):
             content = content[:-1] + bytes([content[-1] ^ 1])
         begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and not self.hub.whole else 0
         extra = {"Content-Range": f"bytes {begin}-{len(content) - 1}/{len(content)}"} if begin else {}
-        cut = self.hub.cut_at if large else 0
+        cut = (self.hub.cut_at or self.hub.hang_at) if large else 0
+        hangs = bool(cut) and not self.hub.cut_at
         if cut:
-            self.hub.cut_at = 0
+            self.hub.cut_at = self.hub.hang_at = 0
         self._send(206 if begin else 200, content[begin:], cut, **extra)
+        if hangs:
+            self.wfile.flush()
+            self.hub.go_on.wait(60)
 
     def _send(self, status: int, content: bytes, cut: int = 0, **headers: str) -> None:
         self.send_response(status)

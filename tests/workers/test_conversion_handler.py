@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -21,12 +22,17 @@ from workers.conversion import run
 
 @dataclass
 class FolderStore:
-    """A store in a folder: the two verbs that a context needs."""
+    """A store in a folder: the three verbs that a context needs."""
 
     folder: Path
 
     def fetch(self, file: Stored, path: Path) -> None:
         shutil.copyfile(self.folder / file.key, path)
+
+    def fetch_each(self, files: Mapping[Path, Stored], told: Callable[[int], None]) -> None:
+        for path, file in files.items():
+            told(0)
+            self.fetch(file, path)
 
     def put(self, key: str, path: Path, media_type: str) -> tuple[int, str]:  # noqa: ARG002  # the protocol's
         target = self.folder / key

@@ -37,6 +37,11 @@ class Shelf:
         self.fetched.append(file.name)
         shutil.copyfile(self.folder / file.key, path)
 
+    def fetch_each(self, files: Mapping[Path, Stored], told: Callable[[int], None]) -> None:
+        for path, file in files.items():
+            told(0)
+            self.fetch(file, path)
+
     def put(self, key: str, path: Path, media_type: str) -> tuple[int, str]:  # noqa: ARG002 - a folder keeps no types
         target = self.folder / key
         target.parent.mkdir(parents=True, exist_ok=True)

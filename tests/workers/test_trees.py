@@ -19,6 +19,7 @@ from vlyard.jobs.conversion import ConversionSpec
 from vlyard.trees import file_key, read_manifest
 from workers.context import Context
 from workers.conversion import run
+from workers.trees import fetch_tree
 
 FILES = {"config.json": b"{}", "weights/a.bin": b"abc", "weights/b.bin": b"abc", "weights/空.bin": b""}
 
@@ -63,6 +64,14 @@ def test_a_published_directory_is_another_jobs_input_folder(store: ArtefactStore
     assert folder.name == "model"
     assert content(folder) == FILES
     assert reading.input(tree.id) == folder
+
+
+def test_fetching_tells_how_many_bytes_are_there(store: ArtefactStore, tmp_path: Path, tree: Stored) -> None:
+    told: list[int] = []
+
+    fetch_tree(store, tree, tmp_path / "here", lambda: None, told.append)
+
+    assert (told[0], told[-1]) == (0, 5)  # equal files come once
 
 
 def test_a_published_directory_is_one_artefact_below_its_attempt(store: ArtefactStore, tmp_path: Path) -> None:

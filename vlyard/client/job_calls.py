@@ -13,6 +13,8 @@ from vlyard.errors import Cancelled, Conflict, JobFailed, VLyardError, WaitTimeo
 from vlyard.jobs.conversion import ConversionResult, ConversionSpec
 from vlyard.jobs.evaluation import EvaluationResult, EvaluationSpec
 from vlyard.jobs.events import Event
+from vlyard.jobs.export import ExportResult, ExportSpec
+from vlyard.jobs.importing import ImportResult, ImportSpec
 from vlyard.jobs.inference import InferenceResult, InferenceSpec
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.noop import NoopResult, NoopSpec
@@ -174,6 +176,12 @@ class JobCalls(Connection):
 
     @overload
     def run(self, spec: EvaluationSpec, **how: Unpack[How]) -> EvaluationResult: ...
+
+    @overload
+    def run(self, spec: ExportSpec, **how: Unpack[How]) -> ExportResult: ...
+
+    @overload
+    def run(self, spec: ImportSpec, **how: Unpack[How]) -> ImportResult: ...
 
     @overload
     def run(self, spec: NoopSpec, **how: Unpack[How]) -> NoopResult: ...

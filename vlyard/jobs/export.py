@@ -1,24 +1,15 @@
-"""Taking a model out: its adapter merged in, one complete folder that loads everywhere, proved to be the same model.
+"""Taking a model out: its adapter merged into its base, as one complete folder that loads everywhere."""
 
-An export that is verified is three jobs: one that writes the folder, a verification that looks at it, and the one that
-was asked for, which ends well when both did, and then brings the folder to where it was to go. `control/sharding.py`
-makes them when it is submitted.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
 from vlyard.jobs.conversion import NAME_PATTERN
-from vlyard.jobs.generation import MODEL_REPOSITORY, ModelId
-from vlyard.jobs.spec import ArtefactId, Reference, Result, Spec
-from vlyard.jobs.verification import REPORT, Checked, VerificationSpec
+from vlyard.jobs.generation import ModelId
+from vlyard.jobs.spec import ArtefactId, Result, Spec
 
 MODEL = "model"  # the output's name
-Format = Literal["safetensors", "int8", "int4", "gguf"]
-Dtype = Literal["bf16", "fp16", "fp32"]
 
 
 class ExportSpec(Spec):
@@ -31,77 +22,25 @@ class ExportSpec(Spec):
     name: Annotated[str, StringConstraints(pattern=NAME_PATTERN)] | None = Field(
         None, description="Make the export a version of a model that is called so."
     )
-    format: Format = Field(
-        "safetensors", description="What the weights are: whole, weight-only in 8 or 4 bits, or for llama.cpp."
-    )
-    dtype: Dtype | None = Field(None, description="Of whole weights. Default: the base's own.")
+    dtype: Literal["bf16", "fp16", "fp32"] | None = Field(None, description="Of the weights. Default: the base's own.")
     shard_bytes: int = Field(5_000_000_000, ge=1_000_000, description="The largest file of weights.")
-
-    dataset: ArtefactId | None = Field(
-        None, description="A converted dataset, about whose pictures both models are asked; default: drawn pictures."
-    )
-    samples: int = Field(8, ge=1, le=1_000, description="How many questions that takes.")
-    verify: bool = Field(True, description="Do not succeed before the export was loaded and compared.")
-
     folder: str | None = Field(
         None, pattern=NAME_PATTERN, description="Also put it into a new folder of the operator's export directory."
     )
-    push_to: Literal["huggingface", "modelscope"] | None = Field(
-        None, description="Also send it to a hub, with the token that the operator gave the workers."
-    )
-    repository: str | None = Field(
-        None, pattern=f"^{MODEL_REPOSITORY}$", max_length=200, description="Where on the hub: `<owner>/<name>`."
-    )
-    private: bool = Field(True, description="Make the repository a private one, where it has to be made.")
-
-    written: ArtefactId | None = Field(None, description="Set by VLyard: what another job has written.")
-    verified: ArtefactId | None = Field(None, description="Set by VLyard: the report of what was written.")
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if (self.push_to is None) != (self.repository is None):
-            raise ValueError("push_to and repository belong together: give both or neither")
-        if self.dtype is not None and self.format != "safetensors":
-            raise ValueError("dtype is for format safetensors: the other formats have their own")
-        return self
 
     def inputs(self) -> tuple[UUID, ...]:
-        if self.written is not None:
-            return tuple(each for each in (self.written, self.verified) if each is not None)
         return tuple(each for each in (self.model, self.adapter) if isinstance(each, UUID))
 
     def trees(self) -> tuple[UUID, ...]:
-        return tuple(each for each in self.inputs() if each != self.verified)
-
-    def split_up(self, new: Callable[[], UUID]) -> Mapping[UUID, Spec]:
-        if not self.verify or self.written is not None:
-            return {}
-        writing, verifying = new(), new()
-        bare = {"verify": False, "name": None, "folder": None, "push_to": None, "repository": None, "dataset": None}
-        verification = VerificationSpec(
-            export=Reference(f"job:{writing}/{MODEL}"),
-            model=self.model,
-            adapter=self.adapter,
-            dataset=self.dataset,
-            samples=self.samples,
-        )
-        return {writing: self.model_copy(update=bare), verifying: verification}
-
-    def gathering(self, jobs: Sequence[UUID]) -> "ExportSpec":
-        writing, verifying = jobs
-        own = {"written": Reference(f"job:{writing}/{MODEL}"), "verified": Reference(f"job:{verifying}/{REPORT}")}
-        return self.model_copy(update=own)
+        return self.inputs()
 
 
 class ExportResult(Result):
     model: str | None = Field(None, description="The version that it became, where it was given a name.")
-    base: str = Field(description="The model that an adapter was merged into, or that was taken out as it is.")
+    base: str = Field(description="The model that was named; of a hub's with the revision that it was.")
     merged: bool = Field(description="Whether an adapter was merged in.")
-    format: Format
     dtype: str = Field(description="Of the weights: one type, or `mixed`.")
-    parameters: int
-    bytes: int = Field(description="Of all files of the export together.")
+    parameters: int = Field(description="Of the model.")
+    bytes: int = Field(description="Of the weights.")
     files: dict[str, str] = Field(description="The SHA-256 of each file of the export.")
-    verification: tuple[Checked, ...] = Field((), description="What was compared; none where it was not verified.")
     folder: str | None = Field(None, description="Where it was put in the operator's export directory.")
-    pushed: str | None = Field(None, description="Where it was sent: `hub:<owner>/<name>` with the revision.")

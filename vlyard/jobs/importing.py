@@ -24,7 +24,6 @@ class ImportSpec(Spec):
     name: str = Field(
         pattern=NAME_PATTERN, description="What the model is called: it becomes `<team>/<name>:<version>`."
     )
-    shared: bool = Field(False, description="Let every team use it. Only an administrator may ask for that.")
 
     def inputs(self) -> tuple[UUID, ...]:
         return (self.source,) if isinstance(self.source, UUID) else ()
@@ -36,8 +35,8 @@ class ImportSpec(Spec):
 class ImportResult(Result):
     model: str | None = Field(None, description="The version that it became, `<team>/<name>:<version>`.")
     base: str = Field(description="Where it came from; of a hub's model with the revision that it was.")
-    architecture: str
-    parameters: int
+    architecture: str = Field(description="As its config.json names it.")
+    parameters: int = Field(description="Of the model.")
     dtype: str = Field(description="Of the weights: one type, or `mixed`.")
     bytes: int = Field(description="Of all files together.")
     files: dict[str, str] = Field(description="The SHA-256 of each file.")

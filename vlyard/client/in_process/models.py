@@ -23,7 +23,7 @@ class Models:
     def named(self, job: Job, result: Result) -> Result:
         """The result of a job with the name of the version that it made, where its kind makes one."""
         told, spec = result.model_dump(mode="json"), job.model_dump(mode="json")["spec"]
-        if not (KINDS[job.kind].makes_model and makes_version(told)):
+        if not (KINDS[job.kind].makes_model and spec["name"] and makes_version(told)):
             return result
         number = 1 + sum(each.name == spec["name"] for each in self._made.values())
         version = ModelVersion(self._team, spec["name"], number)
@@ -34,7 +34,7 @@ class Models:
             name=version.name,
             version=number,
             artefact=told["artefacts"][OUTPUT],
-            base=str(told.get("base") or spec["model"]),
+            base=str(told["base"]),
             job=job.id,
             manifest=dict(manifest_of(spec, told)),
         )

@@ -1,0 +1,96 @@
+"""An export takes a model out whole: what leaves loads by plain transformers, and is the model that was tuned."""
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForImageTextToText
+
+from control.settings import Settings
+from tests.workers.desks import Desk
+from vlyard.errors import InvalidInput
+from vlyard.jobs.export import ExportSpec
+from vlyard.jobs.kinds import KINDS
+from workers.export import export, run
+from workers.qwen.exporting.folder import read_sums
+from workers.qwen.loading import DEMO_FOLDER
+from workers.trees import fetch_tree
+
+torch.set_num_threads(1)
+READER: Any = AutoModelForImageTextToText
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "exports").mkdir()
+    return Settings(export_dir=tmp_path / "exports", cache_dir=tmp_path / "cache", models_dir=tmp_path / "models")
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """An adapter of the demo model with random weights."""
+    torch.manual_seed(3)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(READER.from_pretrained(DEMO_FOLDER), config).save_pretrained(str(tmp_path / "adapter"))
+    return tmp_path / "adapter"
+
+
+def test_the_row_of_the_kind_names_this_handler() -> None:
+    assert KINDS["export"].handler == f"{run.__module__}:{run.__name__}"
+
+
+def test_a_model_and_its_adapter_leave_as_one_model_that_plain_transformers_loads(
+    desk: Desk, settings: Settings, adapter: Path, tmp_path: Path
+) -> None:
+    # given what an adapter makes of the demo model's answers
+    ids = torch.arange(20).view(1, -1)
+    tuned: Any = PeftModel.from_pretrained(READER.from_pretrained(DEMO_FOLDER, dtype=torch.float32), adapter)
+    with torch.no_grad():
+        expected = tuned(input_ids=ids).logits
+        with tuned.disable_adapter():
+            assert not torch.allclose(tuned(input_ids=ids).logits, expected, atol=0.1)
+    # when both are exported
+    spec = ExportSpec(model="demo", adapter=desk.lay_down(adapter, "adapter"), dtype="fp32", folder="mine")
+    context = desk.context()
+    result = export(spec, context, settings)
+    # then what left is one model with the same answers, and every file is the one that is told
+    [tree] = context.published
+    fetch_tree(desk.store, tree, tmp_path / "out", lambda: None)
+    whole, report = READER.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    with torch.no_grad():
+        assert torch.allclose(whole(input_ids=ids).logits, expected, atol=1e-3)
+    assert result.files == read_sums(tmp_path / "out")
+    assert (result.merged, result.dtype, result.base, result.folder) == (True, "fp32", "demo", "mine")
+    assert result.parameters == sum(each.numel() for each in whole.parameters())
+    assert read_sums(tmp_path / "exports" / "mine") == result.files
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_a_folder_that_is_there_already_is_refused_before_anything_is_written(
+    desk: Desk, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "exports" / "mine").mkdir()
+    context = desk.context()
+
+    with pytest.raises(InvalidInput, match="/spec/folder: there is a folder 'mine' already"):
+        export(ExportSpec(model="demo", folder="mine"), context, settings)
+
+    assert context.published == []
+
+
+def test_what_is_no_model_is_refused_by_its_field(desk: Desk, settings: Settings) -> None:
+    with pytest.raises(InvalidInput, match="/spec/model"):
+        export(ExportSpec(model="nothing"), desk.context(), settings)
+    with pytest.raises(InvalidInput, match="/spec/adapter"):
+        export(ExportSpec(model="demo", adapter=uuid4()), desk.context(), settings)

@@ -1,0 +1,203 @@
+"""What an adapter does to each tensor of its base, in the operations and the order of PEFT 0.21's `merge_and_unload`.
+
+It knows no files that are written. PEFT holds the adapter's matrices in fp32 whatever they are stored in, adds their
+product to the weight in the wider of both types, and rounds once to the weight's own: so does this, for some rows of
+the weight at a time, which no operation here looks beyond. Which modules are meant, and how their change is scaled,
+PEFT says itself, of a model without data.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from vlyard.errors import InvalidInput
+from workers.qwen.adapters import CONFIG, WEIGHTS, check_adapter
+from workers.qwen.checkpoint import refused
+from workers.qwen.exporting.shards import FLOATS, Stored, tensors_of
+
+_PREFIX, _WRAPPED = "base_model.model.", ".base_layer."
+_ADAPTER = "default"  # PEFT's name of the only one
+_DAMAGE = (ValueError, TypeError, LookupError, RuntimeError, AttributeError, NotImplementedError)
+
+
+class Change(Protocol):
+    """A change that rows of a weight can have without the other rows."""
+
+    def __call__(self, weight: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        """The rows `first` to `last` of the merged weight, of the shape and the type of `weight`, which they were."""
+        ...
+
+
+@dataclass(frozen=True)
+class Changes:
+    """All that an adapter changes, by the names that the base's tensors have."""
+
+    sums: Mapping[str, Change]
+    replaced: Mapping[str, Stored]  # whole tensors that come with the adapter; a sum of the same name comes after
+    untied: bool  # the words in and out were one tensor, and are two from now on
+
+
+NOTHING = Changes({}, {}, untied=False)
+
+
+def changes_of(adapter: Path, skeleton: Any, base_name: str) -> Changes:
+    """What an adapter does to a model, given without data, which is changed here. `base_name` is told on.
+
+    Raises `InvalidInput` that names the setting or the tensor that is not understood, does not fit, or lacks; reads
+    the matrices, and of whole tensors the headers.
+    """
+    check_adapter(adapter, skeleton, base_name)
+    found = tensors_of(adapter / WEIGHTS)
+    whole = set(skeleton.state_dict())
+    ends = skeleton.get_input_embeddings(), skeleton.get_output_embeddings()
+    adapted = _put_on(adapter, skeleton)
+    _expect_the_same(adapter, found, adapted)
+    replaced = {
+        name: stored
+        for key, stored in found.items()
+        if (name := key.removeprefix(_PREFIX).replace(_WRAPPED, ".")) in whole
+    }
+    model = adapted.get_base_model()
+    apart = ends != (model.get_input_embeddings(), model.get_output_embeddings())
+    return Changes(dict(_sums(adapter, model)), replaced, untied=bool(model.config.tie_word_embeddings) and apart)
+
+
+def _put_on(adapter: Path, skeleton: Any) -> Any:
+    from peft import LoraConfig, get_peft_model  # heavy, and only for those who need it
+
+    try:
+        config: Any = LoraConfig.from_pretrained(str(adapter))
+        # Nothing of how the training began matters any more, and without data there is nothing to begin.
+        config.init_lora_weights, config.inference_mode, config.lora_dropout = True, True, 0.0
+        return get_peft_model(skeleton, config)
+    except _DAMAGE as damage:
+        first = next(iter(str(damage).splitlines()), "") or type(damage).__name__
+        raise refused(adapter.name, f"it cannot be put on the model: {first}", "save the adapter again") from damage
+
+
+def _expect_the_same(adapter: Path, found: Mapping[str, Stored], adapted: Any) -> None:
+    from peft import get_peft_model_state_dict
+
+    where = f"{adapter.name}/{WEIGHTS}"
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    lacking = sorted({_bare(name) for name in wanted} - {_bare(name) for name in found})
+    if lacking:
+        what = f"it lacks {len(lacking)} of its {len(lacking) + len(found)} tensors, the first is {lacking[0]}"
+        raise refused(where, what, "save the adapter again")
+    known = {_bare(name) for name in wanted} | set(adapted.state_dict())
+    for name, stored in found.items():
+        if _bare(name) not in known:
+            raise refused(where, f"the tensor {name} is of no module that {CONFIG} names", "save the adapter again")
+        if stored.dtype not in FLOATS:
+            raise refused(where, f"the tensor {name} has the type {stored.dtype}", "save the adapter in floats")
+
+
+def _bare(name: str) -> str:
+    """Magnitudes are stored under a name that PEFT has changed once."""
+    return name.removesuffix(".weight") if name.endswith("lora_magnitude_vector.weight") else name
+
+
+def _sums(adapter: Path, model: Any) -> Iterator[tuple[str, Change]]:
+    from peft.tuners.lora import LoraLayer
+
+    matrices = {_bare(name): tensor for name, tensor in load_file(adapter / WEIGHTS).items() if ".lora_" in name}
+    for name, tensor in matrices.items():
+        if not torch.isfinite(tensor).all():
+            raise refused(f"{adapter.name}/{WEIGHTS}", f"the tensor {name} holds NaN or infinity", "train it again")
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer):
+            own = {
+                key.removeprefix(f"{_PREFIX}{name}."): tensor.float()
+                for key, tensor in matrices.items()
+                if key.startswith(f"{_PREFIX}{name}.lora_")
+            }
+            yield f"{name}.weight", _sum(adapter, name, layer, own)
+
+
+def _sum(adapter: Path, name: str, layer: Any, own: Mapping[str, torch.Tensor]) -> Change:
+    scale, rank = layer.scaling[_ADAPTER], layer.r[_ADAPTER]
+    if isinstance(layer.get_base_layer(), nn.Embedding):
+        words = _Words(own["lora_embedding_A"], own["lora_embedding_B"], scale)
+        return _of_rank(adapter, name, rank, words.down, words)
+    down, up, magnitude = own["lora_A.weight"], own["lora_B.weight"], own.get("lora_magnitude_vector")
+    kind = _Linear if isinstance(layer.get_base_layer(), nn.Linear) else _Convolution
+    return _of_rank(adapter, name, rank, down, kind(down, up, scale, magnitude))
+
+
+def _of_rank(adapter: Path, name: str, rank: int, down: torch.Tensor, change: Change) -> Change:
+    if down.shape[0] == rank:
+        return change
+    what = f"{name} has the rank {down.shape[0]}, and {CONFIG} says {rank}"
+    raise refused(f"{adapter.name}/{WEIGHTS}", what, "save the adapter again")
+
+
+def _added(weight: torch.Tensor, delta: torch.Tensor, magnitude: torch.Tensor | None) -> torch.Tensor:
+    """The sum, and with DoRA each row of it brought to its length: delta and the lengths are in fp32."""
+    if magnitude is None:
+        weight += delta
+        return weight
+    total = weight + delta
+    lengths = torch.linalg.norm(total.flatten(1), dim=1)
+    factor = (magnitude / lengths).view(-1, *[1] * (total.dim() - 1))
+    scaled: torch.Tensor = factor * total
+    return scaled.to(weight.dtype)
+
+
+@dataclass(frozen=True)
+class _Linear:
+    down: torch.Tensor  # A, (r, in)
+    up: torch.Tensor  # B, (out, r)
+    scale: float
+    magnitude: torch.Tensor | None  # (out,)
+
+    def __call__(self, weight: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        delta = self.up[first:last] @ self.down
+        delta *= self.scale
+        return _added(weight, delta, None if self.magnitude is None else self.magnitude[first:last])
+
+
+@dataclass(frozen=True)
+class _Words:
+    down: torch.Tensor  # A, (r, words)
+    up: torch.Tensor  # B, (width, r)
+    scale: float
+
+    def __call__(self, weight: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        delta = (self.up @ self.down[:, first:last]).T * self.scale
+        return _added(weight, delta.to(weight.dtype), None)
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    down: torch.Tensor  # A, (r, in, 2, 16, 16)
+    up: torch.Tensor  # B, (out, r, 1, 1, 1)
+    scale: float
+    magnitude: torch.Tensor | None  # (1, out, 1, 1, 1)
+
+    def __call__(self, weight: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        delta = torch.nn.functional.conv3d(self.down.transpose(0, 1), self.up[first:last]).transpose(0, 1)
+        return _added(
+            weight, delta * self.scale, None if self.magnitude is None else self.magnitude.flatten()[first:last]
+        )
+
+
+def skeleton_of(base: Path) -> Any:
+    """The model without its weights: every module and every shape. Raises `InvalidInput`."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    reader: Any = Qwen3VLForConditionalGeneration
+    try:
+        with torch.device("meta"):
+            return reader(Qwen3VLConfig.from_pretrained(base, local_files_only=True))
+    except (*_DAMAGE, OSError) as damage:
+        first = next(iter(str(damage).splitlines()), "") or type(damage).__name__
+        raise _unusable(base, first) from damage
+
+
+def _unusable(base: Path, what: str) -> InvalidInput:
+    return refused(base.name, f"it is no model: {what}", "copy the checkpoint again")

@@ -1,0 +1,230 @@
+"""A base and an adapter become one checkpoint, as a stream: a few million numbers are in memory at a time.
+
+It knows the weights alone. What no adapter touches, and what keeps its type, is copied as bytes. A merge that was
+killed goes on behind its last finished file; the same input gives the same bytes.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from workers.qwen.checkpoint import CONFIG, INDEX, check_architecture, read_json, refused
+from workers.qwen.exporting.changes import NOTHING, Change, Changes, changes_of, skeleton_of
+from workers.qwen.exporting.digest import Digest
+from workers.qwen.exporting.journal import Journal, fingerprint
+from workers.qwen.exporting.shards import FLOATS, Outline, Shard, Stored, index_of, is_weights, lay_out, stored_tensors
+
+Dtype = Literal["bf16", "fp16", "fp32"]
+STORED: Mapping[str, str] = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}  # as the format of the files says it
+_SAID = {"F64": "fp64", **{stored: said for said, stored in STORED.items()}}
+
+_WORDS_IN, _WORDS_OUT = "model.language_model.embed_tokens.weight", "lm_head.weight"
+_PIECE = 1 << 20  # numbers that are computed at a time: with all that they become they stay in a processor's cache
+_TOGETHER = 64  # rows: pieces are multiples, so that a matrix product is cut where its own blocks are
+_RUN = 64 << 20  # bytes that are copied at a time, between two looks whether to stop
+
+
+@dataclass(frozen=True)
+class Merging:
+    """What is wanted of the weights."""
+
+    dtype: Dtype | None = None  # of all floats; None: each keeps its own
+    shard_bytes: int = 5_000_000_000  # of a file, unless one tensor is larger
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What the weights became."""
+
+    parameters: int
+    bytes: int  # of the tensors
+    dtype: str  # of the floats: `bf16`, `fp16`, `fp32` or `fp64`, or `mixed`
+    merged: bool
+    tied: bool  # the words that come out have the weights of those that go in
+    sums: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of each file of weights
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    outline: Outline
+    source: Stored
+    change: Change | None
+
+    @property
+    def as_bytes(self) -> bool:
+        return self.change is None and self.source.dtype == self.outline.dtype
+
+
+def merge(
+    base: Path,
+    adapter: Path | None,
+    output: Path,
+    options: Merging,
+    *,
+    told: Callable[[float, str], None],
+    check: Callable[[], None],
+) -> Merged:
+    """Write a base's weights, with an adapter merged in where there is one, into a folder.
+
+    What a merge of the same left there when it was killed is gone on with. Every tensor is that of PEFT's
+    `merge_and_unload` on the base in its own dtype, bit by bit. Only where a matrix product is computed in pieces
+    (over a million numbers), its library may choose another order of adding, which shows in the last bit. Where
+    another dtype is wanted, the wider of both is computed in, and rounded to the wanted one at the end. `told` hears
+    how much is done, 0 to 1; `check` is called often, and may raise.
+
+    Raises `InvalidInput` before anything is written where the base or the adapter is not understood, and while it is
+    written where a number does not fit into the dtype.
+    """
+    check_architecture(base)
+    tied = bool(read_json(base / CONFIG).get("tie_word_embeddings"))
+    skeleton = skeleton_of(base)
+    stored = stored_tensors(base)
+    _expect_complete(base, stored, skeleton)
+    changes = changes_of(adapter, skeleton, base.name) if adapter else NOTHING
+    tensors = _tensors(stored, changes, options.dtype, tied=tied)
+    shards = lay_out([each.outline for each in tensors.values()], options.shard_bytes)
+    output.mkdir(parents=True, exist_ok=True)
+    journal = Journal(output, fingerprint(base, adapter, options, shards))
+    _remove_others(output, shards)
+    done, total = 0, max(sum(shard.bytes for shard in shards), 1)
+    for shard in shards:
+        told(done / total, f"writing {shard.name}")
+        if not journal.has(shard.name):
+            with Digest(output / f"{shard.name}.partial") as digest:
+                for count in _write(shard, tensors, digest):
+                    check()
+                    done += count
+                    told(done / total, f"writing {shard.name}")
+            journal.finished(shard.name, digest.hex)
+        else:
+            done += shard.bytes
+    sums = _finish(output, shards, journal)
+    return _merged(shards, sums, merged=adapter is not None, tied=tied and not changes.untied)
+
+
+def _expect_complete(base: Path, stored: Mapping[str, Stored], skeleton: torch.nn.Module) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    tied = {_WORDS_OUT} if read_json(base / CONFIG).get("tie_word_embeddings") else set()
+    if read_json(base / CONFIG).get("quantization_config"):
+        raise refused(f"{base.name}/{CONFIG}", "its weights are quantised", "give the model that it was made of")
+    if lacking := sorted(wanted.keys() - stored.keys() - tied):
+        what = f"the weights lack {len(lacking)} tensors, the first is {lacking[0]}"
+        raise refused(base.name, what, "copy the checkpoint again")
+    for name, tensor in stored.items():
+        if name not in wanted:
+            raise refused(base.name, f"the tensor {name} is none of the model's", "copy the checkpoint again")
+        if tensor.shape != wanted[name]:
+            what = f"the tensor {name} has the shape {tensor.shape}, and the model needs {wanted[name]}"
+            raise refused(base.name, what, f"copy the checkpoint again, with its {CONFIG}")
+
+
+def _tensors(
+    stored: Mapping[str, Stored], changes: Changes, dtype: Dtype | None, *, tied: bool
+) -> Mapping[str, _Tensor]:
+    found = dict(stored)
+    if changes.untied:
+        found.setdefault(_WORDS_OUT, stored[_WORDS_IN])
+    made = {}
+    for name, source in found.items():
+        out = STORED[dtype] if dtype and source.dtype in FLOATS else source.dtype
+        width = FLOATS[out].itemsize if out in FLOATS else 0
+        size = source.bytes // FLOATS[source.dtype].itemsize * width if width else source.bytes
+        made[name] = _Tensor(
+            Outline(name, out, source.shape, size),
+            _replacement(changes, name, tied=tied) or source,
+            changes.sums.get(name),
+        )
+    return made
+
+
+def _replacement(changes: Changes, name: str, *, tied: bool) -> Stored | None:
+    if tied and not changes.untied and name == _WORDS_IN:  # one tensor of two names
+        return changes.replaced.get(name) or changes.replaced.get(_WORDS_OUT)
+    return changes.replaced.get(name)
+
+
+def _remove_others(output: Path, shards: Sequence[Shard]) -> None:
+    """A folder that holds weights of another layout would be read as both."""
+    wanted = {shard.name for shard in shards}
+    for path in output.iterdir():
+        if path.name not in wanted and (is_weights(path.name) or path.suffix == ".partial"):
+            path.unlink()
+
+
+def _finish(output: Path, shards: Sequence[Shard], journal: Journal) -> Mapping[str, str]:
+    if index := index_of(shards):
+        (output / INDEX).write_text(index, encoding="utf-8")
+    journal.remove()
+    return {shard.name: journal.sums[shard.name] for shard in shards}
+
+
+def _merged(shards: Sequence[Shard], sums: Mapping[str, str], *, merged: bool, tied: bool) -> Merged:
+    tensors = [each for shard in shards for each in shard.tensors]
+    kinds = {each.dtype for each in tensors if each.dtype in FLOATS}
+    return Merged(
+        parameters=sum(each.parameters for each in tensors),
+        bytes=sum(each.bytes for each in tensors),
+        dtype=_SAID[next(iter(kinds))] if len(kinds) == 1 else "mixed",
+        merged=merged,
+        tied=tied,
+        sums=sums,
+    )
+
+
+# --- one file -------------------------------------------------------------------------------------------------
+
+
+def _write(shard: Shard, tensors: Mapping[str, _Tensor], digest: Digest) -> Iterator[int]:
+    """Write a file, and tell after each part how many bytes of tensors it was."""
+    header = shard.header
+    _put(digest, memoryview(header))
+    for outline in shard.tensors:
+        tensor = tensors[outline.name]
+        yield from _copied(tensor.source, digest) if tensor.as_bytes else _computed(tensor, digest)
+
+
+def _copied(source: Stored, digest: Digest) -> Iterator[int]:
+    with source.file.open("rb", buffering=0) as file:
+        at, end = source.at, source.at + source.bytes
+        while at < end:
+            count = os.sendfile(digest.file.fileno(), file.fileno(), at, min(end - at, _RUN))
+            if not count:
+                raise EOFError(f"{source.file.name} ends {end - at} bytes too early")
+            at += count
+            digest.grown(count)
+            yield count
+
+
+def _computed(tensor: _Tensor, digest: Digest) -> Iterator[int]:
+    source, into = tensor.source, FLOATS[tensor.outline.dtype]
+    for first, last in _pieces(source):
+        numbers = source.read(first, last)
+        numbers = numbers.to(torch.promote_types(numbers.dtype, into))
+        if tensor.change:
+            numbers = tensor.change(numbers, first, last)
+        numbers = numbers.to(into).contiguous()
+        if not torch.isfinite(numbers).all():
+            what = f"the tensor {tensor.outline.name} holds NaN, infinity, or a number too large for {into}"
+            raise refused(source.file.parent.name, what.replace("torch.", ""), "choose another dtype, or train again")
+        raw: Any = numbers.view(-1).view(torch.uint8).numpy()
+        content = memoryview(raw)
+        _put(digest, content)
+        yield len(content)
+
+
+def _pieces(source: Stored) -> Iterator[tuple[int, int]]:
+    width = max(source.row_bytes // FLOATS[source.dtype].itemsize, 1)
+    rows = max(_PIECE // width // _TOGETHER * _TOGETHER, _TOGETHER)
+    for first in range(0, source.rows, rows):
+        yield first, min(first + rows, source.rows)
+
+
+def _put(digest: Digest, content: memoryview) -> None:
+    while content:
+        written = digest.file.write(content)
+        digest.grown(written)
+        content = content[written:]
