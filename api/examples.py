@@ -52,6 +52,14 @@ SUBMISSIONS: dict[str, Any] = {
         "summary": "Measure how well a model finds things",
         "value": {"spec": {"kind": "evaluation", "dataset": AN_ARTEFACT, "splits": ["val"]}},
     },
+    "export": {
+        "summary": "Make one model of what was trained, to be used anywhere",
+        "value": {"spec": {"kind": "export", "model": AN_ARTEFACT, "name": "street-whole"}},
+    },
+    "import": {
+        "summary": "Bring a model from its hub, and give it a name",
+        "value": {"spec": {"kind": "import", "source": "hub:Qwen/Qwen3-VL-2B-Instruct", "name": "qwen3-vl-2b"}},
+    },
     "noop": {
         "summary": "Do nothing (administrators only)",
         "value": {"spec": {"kind": "noop", "echo": "hello"}, "priority": 10},

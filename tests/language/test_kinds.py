@@ -15,10 +15,15 @@ from vlyard.jobs.kinds import KINDS, Kind
 from vlyard.jobs.spec import Result, Spec
 from vlyard.jobs.view import Submission
 
-VALUES: Mapping[Any, str] = {UUID: str(uuid4()), str: "What is there?"}  # for a required field, by its type
+VALUES: Mapping[Any, str] = {  # for a required field, by its type
+    UUID: str(uuid4()),
+    str: "What is there?",
+    UUID | str: str(uuid4()),
+}
 
-ONE_OF_SEVERAL: Mapping[str, dict[str, Any]] = {  # where a specification has to say something in one of several ways
-    "inference": {"image": str(uuid4()), "prompt": "What is there?"}
+PARTICULAR: Mapping[str, dict[str, Any]] = {  # where a type alone does not say what a specification needs
+    "inference": {"image": str(uuid4()), "prompt": "What is there?"},
+    "import": {"name": "street"},
 }
 
 
@@ -26,7 +31,7 @@ def example(row: Kind) -> dict[str, Any]:
     """The least that a specification of the kind has to say."""
     fields = row.spec.model_fields.items()
     required = {name: VALUES[field.annotation] for name, field in fields if field.is_required() and field.annotation}
-    return {**required, **ONE_OF_SEVERAL.get(row.name, {})}
+    return {**required, **PARTICULAR.get(row.name, {})}
 
 
 @pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))

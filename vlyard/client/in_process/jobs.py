@@ -164,7 +164,8 @@ class Jobs:
         for need, job in found:
             if reason := never(job, need.output):
                 said = f"the job needs the output {need.output!r} of another one: {reason}"
-                failure = _failure(DependencyFailed(said, [Complaint(need.pointer, reason)]))
+                its_own = job.error.complaints if job.error else ()
+                failure = _failure(DependencyFailed(said, [Complaint(need.pointer, reason), *its_own]))
                 told = {"error": failure.model_dump(mode="json")}
                 self._move(record, State.FAILED, told, error=failure, finished_at=_now())
                 return True

@@ -68,7 +68,10 @@ def never(job: Job, output: str) -> str:
         made = (job.result or {}).get("artefacts", {})
         outputs = ", ".join(sorted(made)) or "none"
         return "" if output in made else f"job {job.id} has no output {output!r} (its outputs: {outputs})"
-    return f"job {job.id} is {job.state}" if job.state in TERMINAL else ""
+    if job.state not in TERMINAL:
+        return ""
+    said = f": {job.error.message}" if job.error else ""
+    return f"job {job.id} is {job.state}{said}"
 
 
 def with_texts(spec: Spec, texts: Mapping[str, str]) -> Spec:
