@@ -67,7 +67,7 @@ class Context:
             if file.kind is ArtefactKind.TREE:
                 fetch_tree(self.store, file, path, self.check)
             else:
-                self.store.fetch(file, path)
+                self.store.fetch_each({path: file}, lambda _: self.check())  # a large one can be stopped on its way
         return path
 
     def publish(self, path: Path, media_type: str, name: str = "") -> UUID:

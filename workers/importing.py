@@ -8,7 +8,6 @@ from pathlib import Path
 from uuid import uuid4
 
 from control.settings import Settings, load_settings
-from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.importing import MODEL, ImportResult, ImportSpec
 from vlyard.trees import read_manifest
 from workers.context import Context
@@ -25,9 +24,6 @@ def run(spec: ImportSpec, context: Context) -> ImportResult:
 
 def bring_in(spec: ImportSpec, context: Context, settings: Settings) -> ImportResult:
     """The same with these settings."""
-    if isinstance(spec.source, str) and spec.hub is not None and not spec.source.startswith("hub:"):
-        what = f"{spec.source} is not on a hub"
-        raise InvalidInput(complaints=[Complaint("/spec/hub", what, "leave hub out, or name hub:<owner>/<name>")])
     context.progress(None, "fetching the weights")
     with brought(spec, context, settings) as source:
         context.progress(None, "looking at the headers of all weights")

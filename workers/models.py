@@ -24,7 +24,7 @@ from vlyard.errors import Complaint, InvalidInput, Unavailable
 from vlyard.files import ArtefactKind, Stored
 from vlyard.formats.archive import unpack
 from vlyard.jobs.generation import ModelVersion
-from vlyard.jobs.importing import ImportSpec
+from vlyard.jobs.importing import HUB, ImportSpec
 from workers.context import Context
 from workers.hub import Hub, Progress, Snapshot, download, look_up
 from workers.model_cache import ModelCache
@@ -36,7 +36,6 @@ from workers.trees import fetch_tree
 
 DEMO = "demo"  # the name of the model that comes with the product
 UNTRAINED = "untrained"  # the demo's architecture, which has learned nothing
-HUB = "hub:"
 _FRESH_SECONDS = 3600.0  # for so long, what a branch or tag of a hub pointed to is believed
 _COMMIT = re.compile("[0-9a-f]{40}")  # always stands for the same content
 _MARKS = (checkpoint.CONFIG, adapters.CONFIG)

@@ -21,7 +21,7 @@ from vlyard.formats.archive import unpack
 from vlyard.jobs.training import CURVE, METRICS, MODEL, RECIPE, UNUSABLE, TrainingResult, TrainingSpec
 from workers.context import Context
 from workers.curves import draw_curves
-from workers.models import whole
+from workers.models import origin, whole
 from workers.qwen.manifest import Manifest, read_manifest, write_manifest
 from workers.qwen.training.learning import learn
 from workers.qwen.training.plan import Learned, Listener, Plan, Step
@@ -145,7 +145,7 @@ def _artefacts(context: Context, plan: Plan, learned: Learned, diary: Diary) -> 
 
 def _facts(spec: TrainingSpec, source: Source, learned: Learned) -> dict[str, Any]:
     return {
-        "base": _named(spec.model, source),
+        "base": origin(spec.model, source),
         "method": spec.method,
         "samples": learned.samples,
         "held_out": learned.held_out,
@@ -170,20 +170,12 @@ def _facts(spec: TrainingSpec, source: Source, learned: Learned) -> dict[str, An
     }
 
 
-def _named(model: UUID | str, source: Source) -> str:
-    """The base's name, by which it is found again: of a hub's model with the revision that it was."""
-    name = str(model)
-    if source.revision is None:
-        return name
-    return f"{name.partition('@')[0]}@{source.revision}"
-
-
 def _manifest(
     spec: TrainingSpec, context: Context, source: Source, learned: Learned, facts: Mapping[str, Any]
 ) -> Manifest:
     metrics = TrainingResult(**facts).model_dump(mode="json", exclude={"artefacts", "model"})
     return Manifest(
-        base=_named(spec.model, source),
+        base=origin(spec.model, source),
         method=spec.method,
         prompt=learned.prompt,
         system=spec.system,

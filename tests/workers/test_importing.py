@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from control.settings import Settings
@@ -172,7 +173,7 @@ def test_an_import_asks_the_hub_anew_and_brings_nothing_old_while_it_is_away(des
 
 
 def test_a_hub_for_what_is_on_none_and_a_version_that_is_here_already_are_refused(desk: Desk, mine: Path) -> None:
-    with pytest.raises(InvalidInput, match="/spec/hub: mine is not on a hub"):
+    with pytest.raises(ValidationError, match="mine is not on a hub: leave hub out"):
         bring(desk, "mine", on="modelscope")
     with pytest.raises(InvalidInput, match="/spec/source: vision/mine:1 is a version of a model here already"):
         bring(desk, "vision/mine:1")

@@ -1,15 +1,16 @@
 """Bringing weights in: looked at once, stored once, and from then on a named version for everybody who may use it."""
 
-from typing import Literal
+from typing import Literal, Self
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vlyard.jobs.conversion import NAME_PATTERN
 from vlyard.jobs.generation import ModelId
 from vlyard.jobs.spec import Result, Spec
 
 MODEL = "model"  # the output's name
+HUB = "hub:"  # what the name of a hub's model begins with
 
 
 class ImportSpec(Spec):
@@ -24,6 +25,12 @@ class ImportSpec(Spec):
     name: str = Field(
         pattern=NAME_PATTERN, description="What the model is called: it becomes `<team>/<name>:<version>`."
     )
+
+    @model_validator(mode="after")
+    def _hub_has_it(self) -> Self:
+        if self.hub is not None and not str(self.source).startswith(HUB):
+            raise ValueError(f"{self.source} is not on a hub: leave hub out, or name the source hub:<owner>/<name>")
+        return self
 
     def inputs(self) -> tuple[UUID, ...]:
         return (self.source,) if isinstance(self.source, UUID) else ()
