@@ -56,6 +56,10 @@ SUBMISSIONS: dict[str, Any] = {
         "summary": "Make one model of what was trained, to be used anywhere",
         "value": {"spec": {"kind": "export", "model": AN_ARTEFACT, "name": "street-whole"}},
     },
+    "verification": {
+        "summary": "Prove that an export is the model that it was made of",
+        "value": {"spec": {"kind": "verification", "export": AN_ARTEFACT, "model": AN_ARTEFACT}},
+    },
     "import": {
         "summary": "Bring a model from its hub, and give it a name",
         "value": {"spec": {"kind": "import", "source": "hub:Qwen/Qwen3-VL-2B-Instruct", "name": "qwen3-vl-2b"}},

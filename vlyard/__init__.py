@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from vlyard.jobs.state import State
     from vlyard.jobs.training import TrainingResult, TrainingSpec
     from vlyard.jobs.training_check import TrainingCheckResult, TrainingCheckSpec
+    from vlyard.jobs.verification import VerificationResult, VerificationSpec
     from vlyard.jobs.view import Artefact, Job
 
 __all__ = [
@@ -91,6 +92,8 @@ __all__ = [
     "Unavailable",
     "UserError",
     "VLyardError",
+    "VerificationResult",
+    "VerificationSpec",
     "WaitTimeout",
     "__version__",
 ]
@@ -109,6 +112,7 @@ _MODULES = (
     "vlyard.jobs.state",
     "vlyard.jobs.training",
     "vlyard.jobs.training_check",
+    "vlyard.jobs.verification",
     "vlyard.jobs.view",
     "vlyard.client",
     "vlyard.client.in_process",

@@ -130,6 +130,12 @@ class DependencyFailed(UserError):
     code = "dependency_failed"
 
 
+class VerificationFailed(UserError):
+    """The export is not the model that it was made of."""
+
+    code = "verification_failed"
+
+
 class Expired(UserError):
     """The job was not started before the time at which it expires."""
 

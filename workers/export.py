@@ -1,12 +1,27 @@
-"""The export job: a model taken out, its adapter merged in, as one complete folder."""
+"""The export job: a model taken out, its adapter merged in, as one complete folder; then brought to where it was to go.
+
+An export that is verified comes here twice: once to write the folder, and, when a verification has passed it, once more
+to bring it away. One that is not verified does both at once.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
 
 from control.settings import Settings, load_settings
-from vlyard.jobs.export import MODEL, ExportResult, ExportSpec
+from vlyard.jobs.export import MODEL, SUMMARY, ExportResult, ExportSpec
+from vlyard.jobs.verification import REPORT, VerificationResult
 from workers.context import Context
 from workers.models import origin, resolve
 from workers.pushing import place, require_place
 from workers.qwen.exporting.folder import complete
 from workers.qwen.exporting.merging import Merging, merge
+
+
+class _Written(NamedTuple):
+    """What was written, and the folder where it lies."""
+
+    result: ExportResult
+    folder: Path
 
 
 def run(spec: ExportSpec, context: Context) -> ExportResult:
@@ -16,23 +31,47 @@ def run(spec: ExportSpec, context: Context) -> ExportResult:
 
 def export(spec: ExportSpec, context: Context, settings: Settings) -> ExportResult:
     """The same with these settings."""
-    if spec.folder:
-        require_place(spec.folder, settings.export_dir)  # before any work is done in vain
+    if spec.folder and context.attempt == 1:  # before work is done in vain; later, what is there may be the job's own
+        require_place(spec.folder, settings.export_dir)
+    if not spec.verify:
+        return _bring_away(spec, _write(spec, context, settings), context, settings)
+    if spec.written is None or spec.summary is None or spec.verified is None:
+        return _write(spec, context, settings).result
+    told = ExportResult.model_validate_json(context.input(spec.summary).read_bytes())
+    report = VerificationResult.model_validate_json(context.input(spec.verified).read_bytes())
+    artefacts = {MODEL: spec.written, SUMMARY: spec.summary, REPORT: spec.verified}
+    result = told.model_copy(update={"verification": report.checks, "artefacts": artefacts})
+    if spec.folder is None:
+        return result
+    return _bring_away(spec, _Written(result, context.input(spec.written)), context, settings)
+
+
+def _write(spec: ExportSpec, context: Context, settings: Settings) -> _Written:
     context.progress(None, "fetching the weights")
-    output = context.folder / MODEL
+    folder = context.folder / MODEL
     with resolve(spec.model, spec.adapter, 1, context, settings) as source:
         base, wanted = origin(spec.model, source), Merging(spec.dtype, spec.shard_bytes)
-        merged = merge(source.folder, source.adapter, output, wanted, told=context.progress, check=context.check)
-        files = complete(source.folder, source.adapter, output, merged, named=base)
-    context.progress(None, "storing the export")
-    artefact = context.publish_tree(output, MODEL)
-    return ExportResult(
+        merged = merge(source.folder, source.adapter, folder, wanted, told=context.progress, check=context.check)
+        files = complete(source.folder, source.adapter, folder, merged, named=base)
+    result = ExportResult(
         base=base,
         merged=merged.merged,
         dtype=merged.dtype,
         parameters=merged.parameters,
-        bytes=merged.bytes,
+        bytes=sum((folder / name).stat().st_size for name in files),
         files=dict(files),
-        folder=place(output, spec.folder, settings.export_dir).name if spec.folder else None,
-        artefacts={MODEL: artefact},
     )
+    context.progress(None, "storing the export")
+    model = context.publish_tree(folder, MODEL)
+    summary = context.folder / "summary.json"
+    summary.write_text(result.model_dump_json(indent=2), encoding="utf-8")
+    artefacts = {MODEL: model, SUMMARY: context.publish(summary, "application/json")}
+    return _Written(result.model_copy(update={"artefacts": artefacts}), folder)
+
+
+def _bring_away(spec: ExportSpec, written: _Written, context: Context, settings: Settings) -> ExportResult:
+    result, folder = written
+    if spec.folder is None:
+        return result
+    context.progress(None, f"copying it to the folder {spec.folder}")
+    return result.model_copy(update={"folder": place(folder, spec.folder, settings.export_dir).name})

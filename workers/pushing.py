@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from vlyard.errors import Complaint, DiskFull, InvalidInput
+from workers.qwen.exporting.folder import SUMS
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -23,11 +24,22 @@ def require_place(name: str, export_dir: Path | None) -> Path:
     return export_dir / name
 
 
+def _is_there(folder: Path, name: str, export_dir: Path) -> bool:
+    """Whether the same export lies there already: an attempt whose worker was lost may have put it."""
+    if Path(name).name != name or not (folder / SUMS).is_file():
+        return False
+    placed = export_dir / name / SUMS
+    return placed.is_file() and placed.read_bytes() == (folder / SUMS).read_bytes()
+
+
 def place(folder: Path, name: str, export_dir: Path | None) -> Path:
     """Copy a folder into a new one of the export directory: it is there whole, under its name, or not at all.
 
-    Raises `InvalidInput` where there is no export directory or the name is taken, and `DiskFull`.
+    Where the very same export is there, nothing is done. Raises `InvalidInput` where there is no export directory or
+    the name is taken, and `DiskFull`.
     """
+    if export_dir is not None and _is_there(folder, name, export_dir):
+        return export_dir / name
     target = require_place(name, export_dir)
     partial = target.with_name(f".{name}.{uuid4().hex}.part")
     try:

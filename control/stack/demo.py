@@ -1,7 +1,8 @@
 """`vlyard demo`: a whole stack for some minutes, used only through the public client.
 
 A folder of YOLO labels becomes a grounding dataset, a model that knows nothing learns from it, is measured on pictures
-that it has not seen, and is asked about one of them: five jobs, which Flower has to show.
+that it has not seen, is asked about one of them, and leaves: six jobs, which Flower has to show. In the end plain
+transformers has to find the same in the folder that left.
 """
 
 import shutil
@@ -16,8 +17,10 @@ from uuid import UUID
 import httpx
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.syntax import Syntax
 from rich.table import Table
 
+from control.stack.opening import answer_of, code_of
 from control.stack.roles import Doors, start_roles
 from control.stack.screen import doors_table, interruptible, open_console
 from control.stack.stack import Stack
@@ -28,6 +31,8 @@ from vlyard import (
     ConversionSpec,
     EvaluationResult,
     EvaluationSpec,
+    ExportResult,
+    ExportSpec,
     InferenceResult,
     InferenceSpec,
     Job,
@@ -39,8 +44,9 @@ from vlyard import (
     TrainingSpec,
 )
 from vlyard.demo.shapes import CLASSES, draw_splits
-from vlyard.errors import InvalidInput, Unavailable
+from vlyard.errors import InvalidInput, Unavailable, VLyardError
 from vlyard.files import ArtefactKind
+from vlyard.formats.answer import parse_answer
 from vlyard.formats.archive import pack
 from vlyard.formats.picture import SUFFIXES
 from vlyard.jobs.conversion import DEFAULT_PROMPT
@@ -95,9 +101,10 @@ def _run(wish: _Wish, scratch: Path, bars: Progress) -> None:
         doors = start_roles(stack)
         bars.update(starting, total=1, completed=1)
         bars.console.print(doors_table(doors, stack.folder.path))
-        done = _run_jobs(doors, wish, scratch, bars)
+        done, picture = _run_jobs(doors, wish, scratch, bars)
         _check_flower(doors, done)
         bars.console.print(_results(done))
+        _open_export(wish.output / "export" / "model", picture, done, bars)
         stopping = bars.add_task("stopping everything", total=None)
     bars.update(stopping, total=1, completed=1)
 
@@ -124,11 +131,12 @@ def _drawn(folder: Path) -> Path:
     return folder
 
 
-def _run_jobs(doors: Doors, wish: _Wish, scratch: Path, bars: Progress) -> list[_Done]:
+def _run_jobs(doors: Doors, wish: _Wish, scratch: Path, bars: Progress) -> tuple[list[_Done], Path]:
+    """The jobs, and the picture that the model was asked about."""
     data = wish.data or _drawn(scratch / "shapes")
     archive = scratch / "dataset.zip"
     pack(data, archive)
-    picture = _a_picture(data)
+    picture = _kept(_a_picture(data), wish.output)
     done: list[_Done] = []
 
     def run(spec: Spec) -> Result:
@@ -142,8 +150,9 @@ def _run_jobs(doors: Doors, wish: _Wish, scratch: Path, bars: Progress) -> list[
         run(TrainingCheckSpec(dataset=dataset, model=_BASE))
         model = run(training_of(dataset, wish.steps)).artefacts["model"]
         run(EvaluationSpec(dataset=dataset, splits=("val",), model=model, limit=PICTURES[1]))
-        run(InferenceSpec(image=image.id, prompt=DEFAULT_PROMPT, model=model, seed=SEED))
-    return done
+        run(InferenceSpec(image=image.id, prompt=DEFAULT_PROMPT, model=model, do_sample=False, max_new_tokens=1024))
+        run(ExportSpec(model=model, name="shapes-whole", dataset=dataset))
+    return done, picture
 
 
 def training_of(dataset: UUID, steps: int) -> TrainingSpec:
@@ -175,6 +184,12 @@ def _a_picture(folder: Path) -> Path:
     if not pictures:
         raise InvalidInput(f"{folder} holds no picture")
     return next((path for path in pictures if "val" in path.relative_to(folder).parts), pictures[-1])
+
+
+def _kept(picture: Path, output: Path) -> Path:
+    """A copy that is there when the demo has ended, for the lines that it prints."""
+    output.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(picture, output / f"picture{picture.suffix.lower()}"))
 
 
 def _run_job(client: Client, spec: Spec, output: Path, bars: Progress) -> _Done:
@@ -218,6 +233,20 @@ def _check_flower(doors: Doors, done: list[_Done]) -> None:
         raise Unavailable(f"Flower at {doors.flower} does not show the tasks of the jobs {', '.join(sorted(missing))}")
 
 
+def _open_export(folder: Path, picture: Path, done: list[_Done], bars: Progress) -> None:
+    """Ask the exported folder by plain transformers. Raises `VLyardError` where it does not find what the job found."""
+    opening = bars.add_task("opening the export", total=None)
+    code = code_of(folder, picture)
+    answer = answer_of(code)
+    [told] = [item.result.text for item in done if isinstance(item.result, InferenceResult)]
+    if parse_answer(answer[: len(told)]).boxed != parse_answer(told).boxed:
+        raise VLyardError(f"plain transformers answer {answer!r} where the job's answer was {told!r}")
+    bars.update(opening, description="opening the export: the same boxes", total=1, completed=1)
+    bars.console.print("\nThe export needs nothing of VLyard. These lines found the same in it:\n")
+    bars.console.print(Syntax(code, "python", theme="ansi_dark").highlight(code), soft_wrap=True)  # to be copied
+    bars.console.print(answer, style="bold", markup=False, soft_wrap=True)
+
+
 def _results(done: list[_Done]) -> Table:
     table = Table(title="What was done")
     for column in ("job", "state", "seconds", "outcome", "files"):
@@ -235,18 +264,21 @@ def _seconds(job: Job) -> str:
 
 
 def _outcome(result: Result) -> str:
+    said = ""
     match result:
         case ConversionResult():
-            return f"{result.samples} samples with {result.boxes} boxes of {len(result.classes)} classes"
+            said = f"{result.samples} samples with {result.boxes} boxes of {len(result.classes)} classes"
         case TrainingCheckResult():
-            return f"{result.samples} samples to learn, at most {result.lengths.largest} tokens long"
+            said = f"{result.samples} samples to learn, at most {result.lengths.largest} tokens long"
         case TrainingResult():
-            return f"{result.steps} steps to a loss of {result.loss:.3f}: the model is {result.model}"
+            said = f"{result.steps} steps to a loss of {result.loss:.3f}: the model is {result.model}"
         case EvaluationResult():
             score = f"mean IoU {result.mean_iou.value:.3f}, F1 {result.at_50.f1.value:.3f}"
-            return f"{score} on {result.samples} pictures that it has not seen"
+            said = f"{score} on {result.samples} pictures that it has not seen"
         case InferenceResult():
             boxes = [found for found in result.objects if isinstance(found, BoxFound)]
-            return ", ".join(f"{found.label} at {found.bbox_2d}" for found in boxes) or result.text
-        case _:
-            return ""
+            said = ", ".join(f"{found.label} at {found.bbox_2d}" for found in boxes) or result.text
+        case ExportResult():
+            compared = ", ".join(check.name for check in result.verification)
+            said = f"{result.model}, proved to be the same: {compared}"
+    return said

@@ -50,22 +50,23 @@ def shares(vlyard: System, job: UUID) -> list[Job]:
 
 def claim(vlyard: System, *jobs: UUID) -> tuple[UUID, list[tuple[UUID, int]]]:
     with vlyard.database.transaction() as session:
-        worker = rows.worker(session, kinds=["prediction"])
+        worker = rows.worker(session, kinds=["prediction", "export", "verification"])
         pairs = [pair for bell in queue.dispatch(session, [[job] for job in jobs]) for pair in bell.pairs]
         leases.claim(session, worker, pairs, 30)
     return worker, pairs
 
 
-def end(vlyard: System, job: UUID, *, fail: bool = False, rules: Rules = RULES) -> UUID:
-    """End a share as its worker would; returns what it made."""
+def end(vlyard: System, job: UUID, *outputs: str, fail: bool = False, rules: Rules = RULES) -> UUID:
+    """End a share as its worker would; returns the first thing that it made."""
     worker, [pair] = claim(vlyard, job)
-    made = uuid7()
+    made = {output: uuid7() for output in outputs or ("predictions",)}
     failure = failure_of(UserError("no such luck", [Complaint("/here", "look")])) if fail else None
     outcome = Outcome.FAILED if fail else Outcome.SUCCEEDED
-    result = None if fail else {"artefacts": {"predictions": str(made)}}
+    result = None if fail else {"artefacts": {output: str(id) for output, id in made.items()}}
+    files = [stored("p.jsonl", id) for id in made.values()]
     with vlyard.database.transaction() as session:
-        lifecycle.finish(session, worker, [Ending(pair, outcome, result, failure, [stored("p.jsonl", made)])], rules)
-    return made
+        lifecycle.finish(session, worker, [Ending(pair, outcome, result, failure, files)], rules)
+    return next(iter(made.values()))
 
 
 def test_a_job_in_shards_waits_for_the_jobs_that_do_them_and_gathers_what_they_make(
@@ -161,3 +162,50 @@ def test_a_batch_may_hold_jobs_in_shards_and_what_reads_their_output(
     assert made == again
     assert len(shares(vlyard, made[0])) == 2
     assert vlyard.job(made[1]).spec["source"] == f"job:{made[0]}/predictions"
+
+
+def export(vlyard: System, caller: Caller, model: str = "demo", **more: Any) -> UUID:
+    wanted = Submission.model_validate({"spec": {"kind": "export", "model": model, **more}})
+    with vlyard.database.transaction() as session:
+        return submit.submit(session, caller, wanted, None).id
+
+
+def test_an_export_is_written_then_verified_then_ends_with_both(vlyard: System, caller: Caller) -> None:
+    # given
+    job = export(vlyard, caller, name="ours", folder="ours")
+    writing, verifying = shares(vlyard, job)
+    assert [(each.kind, each.state) for each in (writing, verifying)] == [
+        ("export", State.QUEUED), ("verification", State.BLOCKED),
+    ]  # fmt: skip
+    assert (writing.spec["name"], writing.spec["written"]) == (None, None)
+    # when it is written, then it is verified
+    written = end(vlyard, writing.id, "model", "summary")
+    assert vlyard.job(verifying.id).state is State.QUEUED
+    assert vlyard.job(verifying.id).spec["export"] == str(written)
+    assert vlyard.job(job).state is State.BLOCKED
+    # when it is verified, then the export goes on with both
+    report = end(vlyard, verifying.id, "report")
+    last = vlyard.job(job)
+    assert (last.state, last.spec["written"], last.spec["verified"]) == (State.QUEUED, str(written), str(report))
+    assert (last.spec["name"], last.spec["folder"]) == ("ours", "ours")
+
+
+def test_an_export_fails_with_the_words_of_its_verification(vlyard: System, caller: Caller) -> None:
+    job = export(vlyard, caller)
+    writing, verifying = shares(vlyard, job)
+    end(vlyard, writing.id, "model", "summary")
+
+    end(vlyard, verifying.id, fail=True)
+
+    error = vlyard.job(job).error
+    assert error is not None
+    assert error["code"] == "dependency_failed"
+    assert f"job {verifying.id} is failed: no such luck" in error["message"]
+    assert {"where": "/here", "what": "look", "fix": ""} in error["complaints"]
+
+
+def test_an_export_that_is_not_verified_is_one_job(vlyard: System, caller: Caller) -> None:
+    job = export(vlyard, caller, verify=False)
+
+    assert vlyard.job(job).state is State.QUEUED
+    assert shares(vlyard, job) == []

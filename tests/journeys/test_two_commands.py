@@ -17,7 +17,7 @@ from PIL import Image
 from tests.system import eventually
 from vlyard import Client, NoopSpec
 
-DEMONSTRATED = ("conversion", "training_check", "training", "evaluation", "inference")
+DEMONSTRATED = ("conversion", "training_check", "training", "evaluation", "inference", "export")
 VLYARD = str(Path(sys.executable).with_name("vlyard"))
 
 
@@ -60,12 +60,13 @@ def _up(folder: Path, environment: dict[str, str]) -> Iterator[tuple["subprocess
         process.communicate(timeout=60)
 
 
+@pytest.mark.timeout(600)  # every kind of job once, each in a process of its own
 def test_the_demo_converts_trains_measures_asks_prints_where_everything_is_and_leaves_no_process(
     newcomer: dict[str, str], tmp_path: Path
 ) -> None:
     # given an empty folder; when the demo runs there
     ran = subprocess.run(
-        [VLYARD, "demo", "--steps", "4"], cwd=tmp_path, env=newcomer, capture_output=True, text=True, timeout=170
+        [VLYARD, "demo", "--steps", "4"], cwd=tmp_path, env=newcomer, capture_output=True, text=True, timeout=450
     )
     # then it ended well, and said where to look
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -75,7 +76,15 @@ def test_the_demo_converts_trains_measures_asks_prints_where_everything_is_and_l
     (path,) = re.findall(r"demo-output/inference/annotated\.png", ran.stdout)
     with Image.open(tmp_path / path) as picture:
         assert picture.format == "PNG"
-    # and nothing is left
+    # and the lines that it printed open the folder that is left
+    [lines] = re.findall(r"^(import torch.*?^print\(.*?\)) *$", ran.stdout, re.DOTALL | re.MULTILINE)
+    code = "\n".join(line.rstrip() for line in lines.splitlines())
+    again = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=newcomer, capture_output=True, text=True, timeout=100
+    )
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.strip() in ran.stdout
+    # and nothing else is left
     assert _processes_in(tmp_path) == []
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["demo-output", "home"]
 

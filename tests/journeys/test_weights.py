@@ -47,6 +47,7 @@ def test_a_tuned_model_leaves_whole_and_comes_back_with_the_same_answers(running
     left = client.run(ExportSpec(model="vision/small:1", name="whole", dtype="fp32"), timeout=PATIENCE)
     assert isinstance(left, ExportResult)
     assert (left.model, left.merged, left.dtype) == ("vision/whole:1", True, "fp32")
+    assert {check.name for check in left.verification} >= {"files", "weights", "processing", "logits"}
     assert ask(client, picture, "vision/whole:1") == answer
     # when it comes back, then it does as well
     again = client.run(ImportSpec(source=left.artefacts["model"], name="returned"), timeout=PATIENCE)

@@ -1,6 +1,7 @@
 """An export takes a model out whole: what leaves loads by plain transformers, and is the model that was tuned."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,12 +16,23 @@ from tests.workers.desks import Desk
 from vlyard.errors import InvalidInput
 from vlyard.jobs.export import ExportSpec
 from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.verification import Checked, VerificationResult
 from workers.export import export, run
 from workers.qwen.exporting.folder import read_sums
 from workers.qwen.loading import DEMO_FOLDER
 from workers.trees import fetch_tree
 
 torch.set_num_threads(1)
+REPORT = VerificationResult(
+    checks=(Checked(name="logits", detail="they are the same"),),
+    parameters=1,
+    dtype="bf16",
+    samples=8,
+    logits_difference=0.0,
+    same_answers=8,
+    boxes=3,
+    mean_iou=1.0,
+)
 READER: Any = AutoModelForImageTextToText
 
 
@@ -59,11 +71,13 @@ def test_a_model_and_its_adapter_leave_as_one_model_that_plain_transformers_load
         with tuned.disable_adapter():
             assert not torch.allclose(tuned(input_ids=ids).logits, expected, atol=0.1)
     # when both are exported
-    spec = ExportSpec(model="demo", adapter=desk.lay_down(adapter, "adapter"), dtype="fp32", folder="mine")
+    spec = ExportSpec(
+        model="demo", adapter=desk.lay_down(adapter, "adapter"), dtype="fp32", verify=False, folder="mine"
+    )
     context = desk.context()
     result = export(spec, context, settings)
     # then what left is one model with the same answers, and every file is the one that is told
-    [tree] = context.published
+    [tree, summary] = context.published
     fetch_tree(desk.store, tree, tmp_path / "out", lambda: None)
     whole, report = READER.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not report["missing_keys"]
@@ -74,7 +88,33 @@ def test_a_model_and_its_adapter_leave_as_one_model_that_plain_transformers_load
     assert (result.merged, result.dtype, result.base, result.folder) == (True, "fp32", "demo", "mine")
     assert result.parameters == sum(each.numel() for each in whole.parameters())
     assert read_sums(tmp_path / "exports" / "mine") == result.files
+    told = result.model_copy(update={"artefacts": {}, "folder": None})
+    assert json.loads((desk.folder / "store" / summary.key).read_text()) == told.model_dump(mode="json")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_what_is_to_be_verified_is_brought_away_only_with_the_report_of_that(
+    desk: Desk, settings: Settings, tmp_path: Path
+) -> None:
+    # given an export that is verified: where it is written, it goes nowhere
+    wanted = ExportSpec(model="demo", folder="mine")
+    context = desk.context()
+    written = export(wanted, context, settings)
+    tree, summary = context.published
+    assert (written.folder, written.artefacts) == (None, {"model": tree.id, "summary": summary.id})
+    assert list((tmp_path / "exports").iterdir()) == []
+    # when it comes with the report of its verification
+    report = desk.lay_down(REPORT.model_dump_json().encode(), "report.json")
+    desk.given |= {each.id: each for each in context.published}
+    stage = {"written": tree.id, "summary": summary.id, "verified": report}
+    finished = export(wanted.model_copy(update=stage), desk.context(), settings)
+    # then it is where it was to go, and says what was compared
+    assert finished.verification == REPORT.checks
+    assert (finished.folder, finished.files) == ("mine", read_sums(tmp_path / "exports" / "mine"))
+    assert finished.artefacts == {"model": tree.id, "summary": summary.id, "report": report}
+    # when that attempt was lost after its copy, then the next one is content with it
+    again = replace(desk.context(), attempt=2)
+    assert export(wanted.model_copy(update=stage), again, settings) == finished
 
 
 def test_a_folder_that_is_there_already_is_refused_before_anything_is_written(
@@ -84,7 +124,7 @@ def test_a_folder_that_is_there_already_is_refused_before_anything_is_written(
     context = desk.context()
 
     with pytest.raises(InvalidInput, match="/spec/folder: there is a folder 'mine' already"):
-        export(ExportSpec(model="demo", folder="mine"), context, settings)
+        export(ExportSpec(model="demo", verify=False, folder="mine"), context, settings)
 
     assert context.published == []
 

@@ -4,6 +4,7 @@ import pytest
 
 from vlyard.errors import InvalidInput
 from workers.pushing import place
+from workers.qwen.exporting.folder import write_sums
 
 
 @pytest.fixture
@@ -38,6 +39,18 @@ def test_a_name_that_is_taken_is_refused_and_what_is_there_stays(export: Path, d
         place(export, "cats", directory)
 
     assert list((directory / "cats").iterdir()) == []
+
+
+def test_the_same_export_that_an_attempt_before_has_put_there_is_enough(export: Path, directory: Path) -> None:
+    write_sums(export)
+    placed = place(export, "cats", directory)
+
+    assert place(export, "cats", directory) == placed
+
+    (export / "config.json").write_text("another")
+    write_sums(export)
+    with pytest.raises(InvalidInput, match="already"):
+        place(export, "cats", directory)
 
 
 def test_without_an_export_directory_the_setting_is_named(export: Path, tmp_path: Path) -> None:

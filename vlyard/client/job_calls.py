@@ -24,6 +24,7 @@ from vlyard.jobs.spec import Result, Spec
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.training import TrainingResult, TrainingSpec
 from vlyard.jobs.training_check import TrainingCheckResult, TrainingCheckSpec
+from vlyard.jobs.verification import VerificationResult, VerificationSpec
 from vlyard.jobs.view import Accepted, Batch, Changes, Entry, Job, NewPriority, Page, Submission
 from vlyard.jobs.why import Why
 
@@ -179,6 +180,9 @@ class JobCalls(Connection):
 
     @overload
     def run(self, spec: ExportSpec, **how: Unpack[How]) -> ExportResult: ...
+
+    @overload
+    def run(self, spec: VerificationSpec, **how: Unpack[How]) -> VerificationResult: ...
 
     @overload
     def run(self, spec: ImportSpec, **how: Unpack[How]) -> ImportResult: ...

@@ -1,5 +1,11 @@
-"""Taking a model out: its adapter merged into its base, as one complete folder that loads everywhere."""
+"""Taking a model out: its adapter merged in, one complete folder that loads everywhere, proved to be the same model.
 
+An export that is verified is three jobs: one that writes the folder, a verification that looks at it, and the one that
+was asked for, which ends well when both did, and then brings the folder to where it was to go. `control/sharding.py`
+makes them when it is submitted.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -7,9 +13,11 @@ from pydantic import Field, StringConstraints
 
 from vlyard.jobs.conversion import NAME_PATTERN
 from vlyard.jobs.generation import ModelId
-from vlyard.jobs.spec import ArtefactId, Result, Spec
+from vlyard.jobs.spec import ArtefactId, Reference, Result, Spec
+from vlyard.jobs.verification import REPORT, Checked, VerificationSpec
 
-MODEL = "model"  # the output's name
+MODEL, SUMMARY = "model", "summary"  # the outputs' names, beside the verification's report
+Dtype = Literal["bf16", "fp16", "fp32"]
 
 
 class ExportSpec(Spec):
@@ -22,17 +30,50 @@ class ExportSpec(Spec):
     name: Annotated[str, StringConstraints(pattern=NAME_PATTERN)] | None = Field(
         None, description="Make the export a version of a model that is called so."
     )
-    dtype: Literal["bf16", "fp16", "fp32"] | None = Field(None, description="Of the weights. Default: the base's own.")
+    dtype: Dtype | None = Field(None, description="Of the weights. Default: the base's own.")
     shard_bytes: int = Field(5_000_000_000, ge=1_000_000, description="The largest file of weights.")
+
+    dataset: ArtefactId | None = Field(
+        None, description="A converted dataset, about whose pictures both models are asked; default: drawn pictures."
+    )
+    samples: int = Field(8, ge=1, le=1_000, description="How many questions that takes.")
+    verify: bool = Field(True, description="Do not succeed before the export was loaded and compared.")
+
     folder: str | None = Field(
         None, pattern=NAME_PATTERN, description="Also put it into a new folder of the operator's export directory."
     )
 
+    written: ArtefactId | None = Field(None, description="Set by VLyard: what another job has written.")
+    summary: ArtefactId | None = Field(None, description="Set by VLyard: what that job said of it.")
+    verified: ArtefactId | None = Field(None, description="Set by VLyard: the report of what was written.")
+
     def inputs(self) -> tuple[UUID, ...]:
+        if self.written is not None:
+            return tuple(each for each in (self.written, self.summary, self.verified) if each is not None)
         return tuple(each for each in (self.model, self.adapter) if isinstance(each, UUID))
 
     def trees(self) -> tuple[UUID, ...]:
-        return self.inputs()
+        return tuple(each for each in self.inputs() if each not in {self.summary, self.verified})
+
+    def split_up(self, new: Callable[[], UUID]) -> Mapping[UUID, Spec]:
+        if not self.verify or self.written is not None:
+            return {}
+        writing, verifying = new(), new()
+        verification = VerificationSpec(
+            export=Reference(f"job:{writing}/{MODEL}"),
+            model=self.model,
+            adapter=self.adapter,
+            dataset=self.dataset,
+            samples=self.samples,
+        )
+        return {writing: self.model_copy(update={"name": None}), verifying: verification}
+
+    def gathering(self, jobs: Sequence[UUID]) -> "ExportSpec":
+        writing, verifying = jobs
+        outputs = {"written": (writing, MODEL), "summary": (writing, SUMMARY), "verified": (verifying, REPORT)}
+        return self.model_copy(
+            update={field: Reference(f"job:{job}/{output}") for field, (job, output) in outputs.items()}
+        )
 
 
 class ExportResult(Result):
@@ -41,6 +82,7 @@ class ExportResult(Result):
     merged: bool = Field(description="Whether an adapter was merged in.")
     dtype: str = Field(description="Of the weights: one type, or `mixed`.")
     parameters: int = Field(description="Of the model.")
-    bytes: int = Field(description="Of the weights.")
+    bytes: int = Field(description="Of all files of the export together.")
     files: dict[str, str] = Field(description="The SHA-256 of each file of the export.")
+    verification: tuple[Checked, ...] = Field((), description="What was compared; none where it was not verified.")
     folder: str | None = Field(None, description="Where it was put in the operator's export directory.")

@@ -19,6 +19,7 @@ from vlyard.jobs.prediction import PredictionResult, PredictionSpec
 from vlyard.jobs.spec import Result, Spec
 from vlyard.jobs.training import TrainingResult, TrainingSpec
 from vlyard.jobs.training_check import TrainingCheckResult, TrainingCheckSpec
+from vlyard.jobs.verification import VerificationResult, VerificationSpec
 
 
 class Device(StrEnum):
@@ -68,6 +69,8 @@ _ROWS = (
          time_limit=24 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS),
     Kind("export", ExportSpec, ExportResult, Device.CPU, "workers.export:run",
          time_limit=24 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS, makes_model=True),
+    Kind("verification", VerificationSpec, VerificationResult, Device.GPU, "workers.verification:run",
+         time_limit=6 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS),
     Kind("import", ImportSpec, ImportResult, Device.CPU, "workers.importing:run",
          time_limit=24 * _HOUR, max_attempts=3, isolation=Isolation.PROCESS, makes_model=True),
     Kind("noop", NoopSpec, NoopResult, Device.CPU, "workers.noop:run",

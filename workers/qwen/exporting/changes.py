@@ -55,7 +55,7 @@ def changes_of(adapter: Path, skeleton: Any, base_name: str) -> Changes:
     found = tensors_of(adapter / WEIGHTS)
     whole = set(skeleton.state_dict())
     ends = skeleton.get_input_embeddings(), skeleton.get_output_embeddings()
-    adapted = _put_on(adapter, skeleton)
+    adapted = put_on_skeleton(adapter, skeleton)
     _expect_the_same(adapter, found, adapted)
     replaced = {
         name: stored
@@ -67,7 +67,8 @@ def changes_of(adapter: Path, skeleton: Any, base_name: str) -> Changes:
     return Changes(dict(_sums(adapter, model)), replaced, untied=bool(model.config.tie_word_embeddings) and apart)
 
 
-def _put_on(adapter: Path, skeleton: Any) -> Any:
+def put_on_skeleton(adapter: Path, skeleton: Any) -> Any:
+    """PEFT's model of both, without data: every module that the adapter's settings name. Raises `InvalidInput`."""
     from peft import LoraConfig, get_peft_model  # heavy, and only for those who need it
 
     try:

@@ -125,20 +125,25 @@ def _expect_complete(base: Path, stored: Mapping[str, Stored], skeleton: torch.n
 def _tensors(
     stored: Mapping[str, Stored], changes: Changes, dtype: Dtype | None, *, tied: bool
 ) -> Mapping[str, _Tensor]:
+    made = {}
+    for name, source in sources_of(stored, changes, tied=tied).items():
+        given = stored.get(name, source)
+        out = STORED[dtype] if dtype and given.dtype in FLOATS else given.dtype
+        width = FLOATS[out].itemsize if out in FLOATS else 0
+        size = given.bytes // FLOATS[given.dtype].itemsize * width if width else given.bytes
+        made[name] = _Tensor(Outline(name, out, given.shape, size), source, changes.sums.get(name))
+    return made
+
+
+def sources_of(stored: Mapping[str, Stored], changes: Changes, *, tied: bool) -> Mapping[str, Stored]:
+    """Where each tensor of the merged model is read from, before what is added to it: the base, or the adapter.
+
+    `tied` says whether the base's words that come out have the weights of those that go in.
+    """
     found = dict(stored)
     if changes.untied:
         found.setdefault(_WORDS_OUT, stored[_WORDS_IN])
-    made = {}
-    for name, source in found.items():
-        out = STORED[dtype] if dtype and source.dtype in FLOATS else source.dtype
-        width = FLOATS[out].itemsize if out in FLOATS else 0
-        size = source.bytes // FLOATS[source.dtype].itemsize * width if width else source.bytes
-        made[name] = _Tensor(
-            Outline(name, out, source.shape, size),
-            _replacement(changes, name, tied=tied) or source,
-            changes.sums.get(name),
-        )
-    return made
+    return {name: _replacement(changes, name, tied=tied) or source for name, source in found.items()}
 
 
 def _replacement(changes: Changes, name: str, *, tied: bool) -> Stored | None:

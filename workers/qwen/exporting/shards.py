@@ -35,6 +35,10 @@ class Stored:
     shape: tuple[int, ...]
 
     @property
+    def numbers(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def rows(self) -> int:
         """How many of its first dimension there are; 1 where it has none."""
         return self.shape[0] if self.shape else 1

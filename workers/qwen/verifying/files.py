@@ -1,0 +1,105 @@
+"""An export's files, looked at without reading its weights as numbers: what is there, and whether it is as written."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlyard.errors import Complaint, InvalidInput
+from workers.qwen.checkpoint import CONFIG, headers, read_json, weight_files
+from workers.qwen.exporting.digest import sha256_of
+from workers.qwen.exporting.folder import SUMS, read_sums
+from workers.qwen.inspection import inspect
+
+AGAIN = "export it again"
+QUANTISATION = "quantization_config"  # in config.json, where weights are not whole
+
+_KINDS = frozenset({".json", ".jinja", ".txt", ".md", ".safetensors"})
+_BY_NAME = frozenset({SUMS, "LICENSE"})
+_NEEDED = (
+    CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.jinja",
+    SUMS,
+)
+# What an export may say otherwise than its base.
+_OWN = frozenset({"dtype", "torch_dtype", "tie_word_embeddings", "transformers_version", QUANTISATION})
+_TYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}  # as headers, and config.json
+
+
+def is_quantised(export: Path) -> bool:
+    """Whether the weights are of fewer bits than floats have. Raises `InvalidInput` where config.json is unreadable."""
+    return bool(read_json(export / CONFIG).get(QUANTISATION))
+
+
+def wrong_files(export: Path) -> Iterator[Complaint]:
+    """What must not be in an export, and what is missing."""
+    for path in sorted(export.rglob("*")):
+        where = _named(export, path)
+        if path.is_symlink():
+            yield Complaint(where, "it is a link", AGAIN)
+        elif path.is_file() and path.suffix not in _KINDS and path.name not in _BY_NAME:
+            yield Complaint(where, "it is no file of a model, and may be code or a pickle", "leave it out")
+    for name in _NEEDED:
+        if not (export / name).is_file():
+            yield Complaint(f"{export.name}/{name}", "there is no such file", AGAIN)
+
+
+def wrong_sums(export: Path, check: Callable[[], None]) -> Iterator[Complaint]:
+    """Files that are not those of which `SHA256SUMS` has the digests."""
+    try:
+        sums = read_sums(export)
+    except InvalidInput as error:
+        yield from error.complaints
+        return
+    there = {path.relative_to(export).as_posix() for path in export.rglob("*") if path.is_file()} - {SUMS}
+    for name in sorted(there - sums.keys()):
+        yield Complaint(f"{export.name}/{name}", f"{SUMS} does not name it", AGAIN)
+    for name, digest in sums.items():
+        check()
+        if name not in there:
+            yield Complaint(f"{export.name}/{name}", f"there is no such file, and {SUMS} names it", AGAIN)
+        elif sha256_of(export / name) != digest:
+            yield Complaint(f"{export.name}/{name}", f"its bytes are not those of {SUMS}", AGAIN)
+
+
+def wrong_tensors(export: Path) -> Iterator[Complaint]:
+    """What the headers of whole weights and the configuration say that no model is made of."""
+    try:
+        inspect(export)
+        said = read_json(export / CONFIG).get("dtype")
+        for file in weight_files(export):
+            for name, header in headers(file).items():
+                kind = _TYPES.get(header.dtype)
+                if said is not None and kind is not None and kind != said:
+                    what = f"the tensor {name} is of {kind}, and {CONFIG} says {said}"
+                    yield Complaint(_named(export, file), what, AGAIN)
+    except InvalidInput as error:
+        yield from error.complaints
+
+
+def wrong_settings(export: Path, base: Path) -> Iterator[Complaint]:
+    """Values of config.json that are not the base's."""
+    made, given = (dict(_values(read_json(folder / CONFIG))) for folder in (export, base))
+    for pointer in sorted(made.keys() | given.keys()):
+        if made.get(pointer) != given.get(pointer):
+            what = f"{pointer} is {made.get(pointer)!r}, and was {given.get(pointer)!r}"
+            yield Complaint(f"{export.name}/{CONFIG}", what, AGAIN)
+
+
+def _values(content: Mapping[str, Any], pointer: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if key in _OWN:
+            continue
+        if isinstance(value, dict):
+            yield from _values(value, f"{pointer}/{key}")
+        else:
+            yield f"{pointer}/{key}", value
+
+
+def _named(export: Path, path: Path) -> str:
+    return f"{export.name}/{path.relative_to(export).as_posix()}"
