@@ -126,8 +126,15 @@ class Settings(BaseSettings):
     other_hub_token: SecretStr = Field(
         SecretStr(""), description="The token of the hub that `VLYARD_HUB` is not; every team may then use it."
     )
+    push_token: SecretStr = Field(
+        SecretStr(""),
+        description="A token of Hugging Face that may write, for exports that go there; every team may then use it.",
+    )
     export_dir: Path | None = Field(
         None, description="Where exports that name a folder get one, on the worker's machine."
+    )
+    gguf_converter: Path | None = Field(
+        None, description="llama.cpp's `convert_hf_to_gguf.py`, for exports in the format gguf."
     )
     cpu_threads: int = Field(1, ge=1, description="Threads that a model's worker computes with where it has no GPU.")
     work_dir: Path | None = Field(None, description="Where attempts keep their scratch folders; default: the system's.")

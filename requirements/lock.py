@@ -16,7 +16,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "build": (("build",), ("light",)),
     "worker": (("worker",), ("light", "build")),
     "embedded": (("embedded",), ("light",)),
-    "dev": (("dev",), ("light", "build", "worker", "embedded")),
+    "dev": (("dev", "quantised"), ("light", "build", "worker", "embedded")),
 }
 
 

@@ -4,6 +4,7 @@ An export that is verified comes here twice: once to write the folder, and, when
 to bring it away. One that is not verified does both at once.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +12,15 @@ from control.settings import Settings, load_settings
 from vlyard.jobs.export import MODEL, SUMMARY, ExportResult, ExportSpec
 from vlyard.jobs.verification import REPORT, VerificationResult
 from workers.context import Context
+from workers.hub_pushing import push, require_hub
 from workers.models import origin, resolve
 from workers.pushing import place, require_place
 from workers.qwen.exporting.folder import complete
+from workers.qwen.exporting.gguf import require_converter, to_gguf
 from workers.qwen.exporting.merging import Merging, merge
+from workers.qwen.exporting.quantising import quantise, require_torchao
+
+_WHOLE = "whole"  # the folder where merged weights wait to become of another format
 
 
 class _Written(NamedTuple):
@@ -31,8 +37,7 @@ def run(spec: ExportSpec, context: Context) -> ExportResult:
 
 def export(spec: ExportSpec, context: Context, settings: Settings) -> ExportResult:
     """The same with these settings."""
-    if spec.folder and context.attempt == 1:  # before work is done in vain; later, what is there may be the job's own
-        require_place(spec.folder, settings.export_dir)
+    _require(spec, context, settings)
     if not spec.verify:
         return _bring_away(spec, _write(spec, context, settings), context, settings)
     if spec.written is None or spec.summary is None or spec.verified is None:
@@ -41,22 +46,39 @@ def export(spec: ExportSpec, context: Context, settings: Settings) -> ExportResu
     report = VerificationResult.model_validate_json(context.input(spec.verified).read_bytes())
     artefacts = {MODEL: spec.written, SUMMARY: spec.summary, REPORT: spec.verified}
     result = told.model_copy(update={"verification": report.checks, "artefacts": artefacts})
-    if spec.folder is None:
+    if spec.folder is None and spec.push_to is None:
         return result
     return _bring_away(spec, _Written(result, context.input(spec.written)), context, settings)
+
+
+def _require(spec: ExportSpec, context: Context, settings: Settings) -> None:
+    """Raise `InvalidInput` for what this worker cannot do, before any work is done in vain."""
+    if spec.folder and context.attempt == 1:  # later, what is there may be the job's own
+        require_place(spec.folder, settings.export_dir)
+    if spec.push_to:
+        require_hub(spec.push_to, settings)
+    if spec.format == "gguf":
+        require_converter(settings.gguf_converter)
+    elif spec.format != "safetensors":
+        require_torchao()
 
 
 def _write(spec: ExportSpec, context: Context, settings: Settings) -> _Written:
     context.progress(None, "fetching the weights")
     folder = context.folder / MODEL
+    merged_into = folder if spec.format == "safetensors" else context.folder / _WHOLE
     with resolve(spec.model, spec.adapter, 1, context, settings) as source:
         base, wanted = origin(spec.model, source), Merging(spec.dtype, spec.shard_bytes)
-        merged = merge(source.folder, source.adapter, folder, wanted, told=context.progress, check=context.check)
-        files = complete(source.folder, source.adapter, folder, merged, named=base)
+        merged = merge(source.folder, source.adapter, merged_into, wanted, told=context.progress, check=context.check)
+        files = complete(source.folder, source.adapter, merged_into, merged, named=base)
+    if spec.format != "safetensors":
+        context.progress(None, f"making {spec.format} of it")
+        files = _in_format(spec, merged_into, folder, context, settings)
     result = ExportResult(
         base=base,
         merged=merged.merged,
-        dtype=merged.dtype,
+        format=spec.format,
+        dtype=merged.dtype if spec.format == "safetensors" else spec.format,
         parameters=merged.parameters,
         bytes=sum((folder / name).stat().st_size for name in files),
         files=dict(files),
@@ -69,9 +91,21 @@ def _write(spec: ExportSpec, context: Context, settings: Settings) -> _Written:
     return _Written(result.model_copy(update={"artefacts": artefacts}), folder)
 
 
+def _in_format(spec: ExportSpec, whole: Path, folder: Path, context: Context, settings: Settings) -> Mapping[str, str]:
+    """Make a folder of the wanted format from one of whole weights; returns the SHA-256 of its files."""
+    if spec.format == "gguf":
+        return to_gguf(whole, folder, settings.gguf_converter, context.check)
+    assert spec.format != "safetensors"
+    return quantise(whole, folder, spec.format, spec.shard_bytes)
+
+
 def _bring_away(spec: ExportSpec, written: _Written, context: Context, settings: Settings) -> ExportResult:
     result, folder = written
-    if spec.folder is None:
-        return result
-    context.progress(None, f"copying it to the folder {spec.folder}")
-    return result.model_copy(update={"folder": place(folder, spec.folder, settings.export_dir).name})
+    if spec.push_to and spec.repository:
+        context.progress(None, f"sending it to {spec.repository}")
+        pushed = push(folder, spec.push_to, spec.repository, settings, private=spec.private, check=context.check)
+        result = result.model_copy(update={"pushed": pushed})
+    if spec.folder:
+        context.progress(None, f"copying it to the folder {spec.folder}")
+        result = result.model_copy(update={"folder": place(folder, spec.folder, settings.export_dir).name})
+    return result

@@ -32,7 +32,13 @@ _IN_MEMORY = 64 * 2**10  # bytes of a whole log, before it goes to a temporary f
 def secrets_of(settings: Settings) -> frozenset[str]:
     """Everything among the settings that no log may show, also as it stands in URLs."""
     urls = {settings.database_url.get_secret_value(), settings.redis_url.get_secret_value()}
-    hidden = (settings.s3_secret_key, settings.flower_password, settings.hub_token, settings.other_hub_token)
+    hidden = (
+        settings.s3_secret_key,
+        settings.flower_password,
+        settings.hub_token,
+        settings.other_hub_token,
+        settings.push_token,
+    )
     keys = {each.get_secret_value() for each in hidden}
     plain = {*urls, *keys, *(unquote(urlsplit(url).password or "") for url in urls)}
     forms = {form for secret in plain for form in (secret, quote(secret, safe=""))}

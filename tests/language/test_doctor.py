@@ -89,7 +89,7 @@ def test_where_all_is_well_every_check_says_what_it_found(api: SmallApi) -> None
             "GET /v1/pools",
             told(staff("conversion")),
             "workers",
-            "nobody runs inference, prediction, training_check, training, evaluation, export, verification, import jobs",
+            "nobody runs inference, prediction, training_check, training, evaluation, export, verification, import",
         ),
         ("GET /v1/pools", told(staff(*KINDS, draining=True)), "workers", "nobody runs conversion, inference"),
         (

@@ -6,17 +6,18 @@ makes them when it is submitted.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from vlyard.jobs.conversion import NAME_PATTERN
-from vlyard.jobs.generation import ModelId
+from vlyard.jobs.generation import MODEL_REPOSITORY, ModelId
 from vlyard.jobs.spec import ArtefactId, Reference, Result, Spec
 from vlyard.jobs.verification import REPORT, Checked, VerificationSpec
 
 MODEL, SUMMARY = "model", "summary"  # the outputs' names, beside the verification's report
+Format = Literal["safetensors", "int8", "int4", "gguf"]
 Dtype = Literal["bf16", "fp16", "fp32"]
 
 
@@ -30,7 +31,10 @@ class ExportSpec(Spec):
     name: Annotated[str, StringConstraints(pattern=NAME_PATTERN)] | None = Field(
         None, description="Make the export a version of a model that is called so."
     )
-    dtype: Dtype | None = Field(None, description="Of the weights. Default: the base's own.")
+    format: Format = Field(
+        "safetensors", description="What the weights are: whole, weight-only in 8 or 4 bits, or for llama.cpp."
+    )
+    dtype: Dtype | None = Field(None, description="Of whole weights. Default: the base's own.")
     shard_bytes: int = Field(5_000_000_000, ge=1_000_000, description="The largest file of weights.")
 
     dataset: ArtefactId | None = Field(
@@ -42,10 +46,29 @@ class ExportSpec(Spec):
     folder: str | None = Field(
         None, pattern=NAME_PATTERN, description="Also put it into a new folder of the operator's export directory."
     )
+    push_to: Literal["huggingface", "modelscope"] | None = Field(
+        None, description="Also send it to a hub, with the token that the operator gave the workers."
+    )
+    repository: str | None = Field(
+        None, pattern=f"^{MODEL_REPOSITORY}$", max_length=200, description="Where on the hub: `<owner>/<name>`."
+    )
+    private: bool = Field(True, description="Make the repository a private one, where it has to be made.")
 
     written: ArtefactId | None = Field(None, description="Set by VLyard: what another job has written.")
     summary: ArtefactId | None = Field(None, description="Set by VLyard: what that job said of it.")
     verified: ArtefactId | None = Field(None, description="Set by VLyard: the report of what was written.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if (self.push_to is None) != (self.repository is None):
+            raise ValueError("push_to and repository belong together: give both or neither")
+        if self.dtype is not None and self.format != "safetensors":
+            raise ValueError("dtype is for format safetensors: the other formats have their own")
+        if self.format == "gguf" and self.verify:
+            raise ValueError("transformers does not load gguf, so it cannot be verified: set verify to false")
+        if self.name is not None and self.format != "safetensors":
+            raise ValueError("only whole weights (format safetensors) become a version that jobs can use: give no name")
+        return self
 
     def inputs(self) -> tuple[UUID, ...]:
         if self.written is not None:
@@ -80,9 +103,11 @@ class ExportResult(Result):
     model: str | None = Field(None, description="The version that it became, where it was given a name.")
     base: str = Field(description="The model that was named; of a hub's with the revision that it was.")
     merged: bool = Field(description="Whether an adapter was merged in.")
+    format: Format
     dtype: str = Field(description="Of the weights: one type, or `mixed`.")
     parameters: int = Field(description="Of the model.")
     bytes: int = Field(description="Of all files of the export together.")
     files: dict[str, str] = Field(description="The SHA-256 of each file of the export.")
     verification: tuple[Checked, ...] = Field((), description="What was compared; none where it was not verified.")
     folder: str | None = Field(None, description="Where it was put in the operator's export directory.")
+    pushed: str | None = Field(None, description="Where it was sent: `hub:<owner>/<name>` with the revision.")

@@ -74,7 +74,7 @@ def inspect(folder: Path) -> Inspected:
     if (folder / adapters.CONFIG).is_file() and not (folder / CONFIG).is_file():
         what = "it is an adapter alone"
         raise InvalidInput(_REFUSED, [Complaint(folder.name, what, "import its base, or what an export made of both")])
-    complaints = [*_dangers(folder)]
+    complaints = [*dangers_of(folder)]
     dangers = len(complaints)
     with _gathered(complaints):
         check_architecture(folder)
@@ -129,7 +129,8 @@ def _gathered(complaints: list[Complaint]) -> Iterator[None]:
 # --- what must not be there -----------------------------------------------------------------------------------
 
 
-def _dangers(folder: Path) -> Iterator[Complaint]:
+def dangers_of(folder: Path) -> Iterator[Complaint]:
+    """Pickles, code, and configurations that ask for code."""
     for path in _matching(folder, PICKLES + _MORE_PICKLES):
         what = "it is no safetensors file, and may be a pickle, which can run code when it is read"
         yield Complaint(f"{folder.name}/{path}", what, "save the weights as safetensors, and leave this out")

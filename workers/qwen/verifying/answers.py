@@ -6,10 +6,8 @@ The export is asked by plain transformers in a fresh process, when the other mod
 import gc
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +21,14 @@ from vlyard.errors import Complaint, OutOfMemory
 from workers.qwen.inputs import encode, patches
 from workers.qwen.loading import LoadedModel, load_model
 from workers.qwen.memory import naming_out_of_memory
+from workers.qwen.programs import last_words, run_program
 from workers.qwen.request import Request, Turn
 from workers.qwen.sharing import put_on
 from workers.qwen.verifying import plain
+from workers.qwen.verifying.files import quantised_bits
 
 LONGEST = 512  # tokens of an answer
 FORCED = 32  # tokens of it whose logits are compared
-_LOOK_SECONDS = 0.5
 _SHOWN = 3  # names in a complaint
 _KILLED = -9  # the return code of a process that the system ended, for its memory
 
@@ -112,10 +111,13 @@ def _ask(loaded: LoadedModel, question: Question) -> tuple[Answered, list[int]]:
 def plainly(
     export: Path, questions: Sequence[Question], wanted: Reference, work: Path, check: Callable[[], None]
 ) -> Loaded:
-    """The export's answers. `work` is an empty folder; `dtype` of the computing is the reference's."""
+    """The export's answers, computed in the reference's dtype, or, where it is quantised, in its own.
+
+    `work` is an empty folder. Raises `OutOfMemory`, and as `check`.
+    """
     asked = {
         "folder": str(export.resolve()),
-        "dtype": str(wanted.dtype).removeprefix("torch."),
+        "dtype": "auto" if quantised_bits(export) else str(wanted.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "most": LONGEST,
         "questions": [
@@ -142,24 +144,13 @@ def _run(work: Path, check: Callable[[], None]) -> str | None:
     """Run plain transformers; their last words where they failed. Raises `OutOfMemory`, and as `check`."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     said = work / "said.txt"
-    with said.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-P", plain.__file__, str(work)], env=environment, stdout=output, stderr=output
-        )
-        try:
-            while process.poll() is None:
-                check()
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(_LOOK_SECONDS)
-        finally:
-            process.kill()
-            process.wait()
-    if process.returncode == 0:
+    code = run_program([sys.executable, "-P", plain.__file__, str(work)], said, check, environment)
+    if code == 0:
         return None
-    last = said.read_text("utf-8", "replace").strip().rpartition("\n")[2]
-    if process.returncode == _KILLED or "out of memory" in last.lower() or "MemoryError" in last:
+    last = last_words(said)
+    if code == _KILLED or "out of memory" in last.lower() or "MemoryError" in last:
         raise OutOfMemory(f"plain transformers ran out of memory with the export: {last}")
-    return last or f"it ended with {process.returncode}"
+    return last or f"it ended with {code}"
 
 
 def _read(work: Path, texts: Sequence[str]) -> Iterator[Answered]:

@@ -1,14 +1,15 @@
 """An export's files, looked at without reading its weights as numbers: what is there, and whether it is as written."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vlyard.errors import Complaint, InvalidInput
 from workers.qwen.checkpoint import CONFIG, headers, read_json, weight_files
 from workers.qwen.exporting.digest import sha256_of
 from workers.qwen.exporting.folder import SUMS, read_sums
-from workers.qwen.inspection import inspect
+from workers.qwen.inspection import dangers_of, inspect
 
 AGAIN = "export it again"
 QUANTISATION = "quantization_config"  # in config.json, where weights are not whole
@@ -31,9 +32,12 @@ _OWN = frozenset({"dtype", "torch_dtype", "tie_word_embeddings", "transformers_v
 _TYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}  # as headers, and config.json
 
 
-def is_quantised(export: Path) -> bool:
-    """Whether the weights are of fewer bits than floats have. Raises `InvalidInput` where config.json is unreadable."""
-    return bool(read_json(export / CONFIG).get(QUANTISATION))
+def quantised_bits(export: Path) -> Literal["int8", "int4"] | None:
+    """Of what the weights are where they are not whole. Raises `InvalidInput` where config.json is unreadable."""
+    told = read_json(export / CONFIG).get(QUANTISATION)
+    if told is None:
+        return None
+    return "int4" if "int4" in json.dumps(told) else "int8"
 
 
 def wrong_files(export: Path) -> Iterator[Complaint]:
@@ -68,8 +72,11 @@ def wrong_sums(export: Path, check: Callable[[], None]) -> Iterator[Complaint]:
 
 
 def wrong_tensors(export: Path) -> Iterator[Complaint]:
-    """What the headers of whole weights and the configuration say that no model is made of."""
+    """What the headers and the configuration say that no model is made of; of quantised weights, that they are read."""
     try:
+        if quantised_bits(export):
+            yield from dangers_of(export)
+            return  # the rest is told by what reads them
         inspect(export)
         said = read_json(export / CONFIG).get("dtype")
         for file in weight_files(export):

@@ -31,6 +31,8 @@ BOUNDS: Mapping[str, Bound] = {
     "fp32": Bound(1e-4, 0.99),
     "fp16": Bound(0.02, 0.9),
     "bf16": Bound(0.1, 0.8),
+    "int8": Bound(0.2, 0.8),
+    "int4": Bound(0.5, 0.5),
 }
 
 

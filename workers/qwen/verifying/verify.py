@@ -20,6 +20,7 @@ from workers.qwen.verifying.weights import wrong_weights
 
 Name: TypeAlias = Literal["files", "checksums", "names", "shapes", "dtypes", "weights", "processing", "logits", "boxes"]
 
+_BESIDE = ("_weight_scale", "_weight_zero_point")  # what torchao stores with a quantised weight
 _MOST = 20  # complaints that an error shows
 
 
@@ -80,7 +81,7 @@ def verify(
     bound = BOUNDS.get(dtype, BOUNDS["bf16"])
     judged = judge(questions, wanted.answered, loaded.answered, bound)
     _expect(judged.complaints)
-    parameters = sum(tensor.numbers for tensor in stored_tensors(export).values())
+    parameters = sum(tensor.numbers for name, tensor in stored_tensors(export).items() if not name.endswith(_BESIDE))
     return Verified(list(_rights(export, dtype, judged, questions)), parameters, dtype, judged)
 
 
@@ -93,6 +94,8 @@ def _expect(complaints: Iterable[Complaint]) -> None:
 
 
 def _dtype(export: Path) -> str:
+    if bits := files.quantised_bits(export):
+        return bits
     kinds = {header.dtype for file in weight_files(export) for header in headers(file).values()}
     return DTYPES.get(kinds.pop(), MIXED) if len(kinds) == 1 else MIXED
 

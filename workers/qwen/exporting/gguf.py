@@ -1,0 +1,55 @@
+"""The format of llama.cpp, by llama.cpp's own converter where the operator has it: it is in no package that installs.
+
+A Qwen3-VL becomes two files: the language model, and what sees (`mmproj`).
+"""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from vlyard.errors import Complaint, InvalidInput
+from workers.qwen.exporting.folder import CARD, write_sums
+from workers.qwen.programs import last_words, run_program
+
+TYPE = "f16"
+_FILES: Mapping[str, tuple[str, ...]] = {f"model-{TYPE}.gguf": (), f"mmproj-{TYPE}.gguf": ("--mmproj",)}
+_ABOUT = f"""\
+## For llama.cpp
+
+`model-{TYPE}.gguf` is the language model, and `mmproj-{TYPE}.gguf` what sees:
+`llama-mtmd-cli -m model-{TYPE}.gguf --mmproj mmproj-{TYPE}.gguf --image <a picture> -p "<a question>"`.
+"""
+
+
+def require_converter(converter: Path | None) -> None:
+    """Raise `InvalidInput` that says why gguf is not available, and what would make it so."""
+    if converter is None:
+        what = "gguf is not available here: no package that installs converts Qwen3-VL"
+        fix = "ask the operator to set VLYARD_GGUF_CONVERTER to llama.cpp's convert_hf_to_gguf.py"
+        raise _refused(what, fix)
+    if not converter.is_file():
+        raise _refused("llama.cpp's converter is not there", "ask the operator to look at VLYARD_GGUF_CONVERTER")
+
+
+def to_gguf(whole: Path, output: Path, converter: Path | None, check: Callable[[], None]) -> Mapping[str, str]:
+    """Write both files of the model in the `whole` folder; returns the SHA-256 of all files of `output`.
+
+    Raises `InvalidInput` with the converter's last words where it fails.
+    """
+    require_converter(converter)
+    output.mkdir()
+    said = output.with_name(f"{output.name}.said.txt")
+    for name, more in _FILES.items():
+        words = [sys.executable, str(converter), str(whole), "--outtype", TYPE, "--outfile", str(output / name), *more]
+        if run_program(words, said, check) or not (output / name).is_file():
+            raise _refused(f"llama.cpp's converter failed: {last_words(said)}", "export safetensors")
+    card = (whole / CARD).read_text(encoding="utf-8").replace("library_name: transformers", "library_name: gguf")
+    (output / CARD).write_text(
+        re.sub(r"## Ask it\n.*?```\n", lambda _: _ABOUT, card, flags=re.DOTALL), encoding="utf-8"
+    )
+    return write_sums(output)
+
+
+def _refused(what: str, fix: str) -> InvalidInput:
+    return InvalidInput("The export cannot have this format", [Complaint("/spec/format", what, fix)])
