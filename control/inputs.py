@@ -22,7 +22,7 @@ from vlyard.models import named_in
 class Inputs:
     """What the jobs of a message read."""
 
-    files: Mapping[tuple[UUID, UUID], Stored]  # by team and artefact; without those that are gone
+    files: Mapping[tuple[UUID, UUID], Stored]  # by the team that reads and the artefact; without those that are gone
     models: Mapping[UUID, Sequence[Known]]  # by team
 
 
@@ -35,8 +35,8 @@ def inputs_of(session: Session, company: Sequence[Claimed]) -> Inputs:
         wanted.setdefault(team, set()).update(spec.inputs())
     for team, versions in models.items():
         wanted.setdefault(team, set()).update(id for each in versions for id in _artefacts_of(each))
-    rows = [row for team, ids in wanted.items() if ids for row in artefacts.ready(session, team, ids)]
-    return Inputs({(row.team_id, row.id): stored(row) for row in rows}, models)
+    found = [(team, row) for team, ids in wanted.items() if ids for row in artefacts.readable(session, team, ids)]
+    return Inputs({(team, row.id): stored(row) for team, row in found}, models)
 
 
 def checked_inputs(claimed: Claimed, spec: Spec, found: Inputs) -> Sequence[Stored]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -23,10 +23,11 @@ from db.models import Job
 from db.owned import owned_row
 from vlyard.errors import Complaint, Forbidden, InvalidInput, VLyardError
 from vlyard.files import ArtefactKind
-from vlyard.jobs.generation import ModelVersion
+from vlyard.jobs.generation import ModelAlias, ModelVersion
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.spec import Reference
 from vlyard.jobs.view import Batch, Submission
+from vlyard.models import alias_in
 from vlyard.teams import Role
 
 _REFUSED = "the request is not valid"
@@ -61,7 +62,7 @@ def submit_each(session: Session, requests: Sequence[Request]) -> Sequence[Submi
     Each has an answer of its own, and one that is refused harms no other. No job among them may wait for another one's
     output, or be one that several share: that locks rows, and everybody here would have to wait for them.
     """
-    asked = [(each.caller, Wanted(each.id, each.submission, "")) for each in requests]
+    asked = _with_versions(session, [(each.caller, Wanted(each.id, each.submission, "")) for each in requests])
     facts = _facts(session, asked)
     refused = {wanted.id: fault for caller, wanted in asked if (fault := _fault(caller, wanted, facts))}
     before = _made_before(session, requests, refused)
@@ -134,8 +135,8 @@ def accept(
 ) -> Sequence[NewJob]:
     """Store wanted jobs, all or none, or raise `InvalidInput` with every fault; `names` are a batch's entries."""
     for each in wanted:
-        _admit(caller, each.submission)
-    everyone = with_shares(wanted)
+        _admit(caller, each)
+    everyone = with_shares(each for _, each in _with_versions(session, [(caller, each) for each in wanted]))
     facts = _facts(session, [(caller, each) for each in everyone])
     complaints = dict.fromkeys(complaint for each in everyone for complaint in _complaints(caller.team, each, facts))
     plan = dependencies.plan(session, caller.team, everyone, names or {})
@@ -145,6 +146,22 @@ def accept(
     jobs.insert_jobs(session, made.values())
     insert_needs(session, plan.rows())
     return [made[each.id] for each in wanted]
+
+
+def _with_versions(session: Session, asked: Sequence[tuple[Caller, Wanted]]) -> Sequence[tuple[Caller, Wanted]]:
+    """The same with the versions for which the aliases stand that are named: what is stored is what will run."""
+    versions = registry.pointed_at(session, ((caller.team, wanted.submission.spec) for caller, wanted in asked))
+    if not versions:
+        return asked
+    return [(caller, _with_version(caller.team, wanted, versions)) for caller, wanted in asked]
+
+
+def _with_version(team: UUID, wanted: Wanted, versions: Mapping[tuple[UUID, ModelAlias], str]) -> Wanted:
+    alias = alias_in(wanted.submission.spec)
+    if alias is None or (team, alias) not in versions:
+        return wanted
+    spec = wanted.submission.spec.model_copy(update={"model": versions[team, alias]})
+    return replace(wanted, submission=wanted.submission.model_copy(update={"spec": spec}))
 
 
 def _job(team: UUID, wanted: Wanted, plan: Plan, now: datetime) -> NewJob:
@@ -191,7 +208,7 @@ def _facts(session: Session, asked: Sequence[tuple[Caller, Wanted]]) -> _Facts:
         pools.add(wanted.submission.pool)
         if named := _inputs(wanted):
             inputs.setdefault(caller.team, set()).update(named)
-    files = ((team, file) for team, named in inputs.items() for file in artefacts.ready(session, team, named))
+    files = ((team, file) for team, named in inputs.items() for file in artefacts.readable(session, team, named))
     ready = {(team, file.id): file.kind for team, file in files}
     now, found = jobs.circumstances(session, pools)
     models = registry.existing(session, ((caller.team, wanted.submission.spec) for caller, wanted in asked))
@@ -201,16 +218,24 @@ def _facts(session: Session, asked: Sequence[tuple[Caller, Wanted]]) -> _Facts:
 def _fault(caller: Caller, wanted: Wanted, facts: _Facts) -> VLyardError | None:
     """Why a job cannot be accepted."""
     try:
-        _admit(caller, wanted.submission)
+        _admit(caller, wanted)
     except Forbidden as error:
         return error
     complaints = tuple(_complaints(caller.team, wanted, facts))
     return InvalidInput(_REFUSED, complaints) if complaints else None
 
 
-def _admit(caller: Caller, submission: Submission) -> None:
-    if KINDS[submission.spec.kind].admin_only and caller.role is not Role.ADMIN:
-        raise Forbidden(f"jobs of kind {submission.spec.kind} are for administrators")
+def _admit(caller: Caller, wanted: Wanted) -> None:
+    spec = wanted.submission.spec
+    if caller.role is Role.ADMIN:
+        return
+    if KINDS[spec.kind].admin_only:
+        raise Forbidden(f"jobs of kind {spec.kind} are for administrators")
+    if getattr(spec, "shared", False):
+        fault = Complaint(
+            f"{wanted.where}/spec/shared", "this key is a member's", "leave it out, or ask an administrator"
+        )
+        raise Forbidden("Only an administrator may share a model with every team.", [fault])
 
 
 def _complaints(team: UUID, wanted: Wanted, facts: _Facts) -> Iterator[Complaint]:

@@ -1,4 +1,4 @@
-"""Removing what nobody needs any more: abandoned uploads, what failed attempts left in the store, old records.
+"""Removing what nobody needs any more: abandoned uploads, what failed attempts and deleted models left, old records.
 
 Any number of processes may do it: each takes a few rows that no other one has locked, removes their objects first and
 the rows after, so that one that dies in between is followed by one that begins again. An outage of S3 or PostgreSQL
@@ -17,7 +17,7 @@ import structlog
 
 from control.artefacts import ArtefactStore
 from control.settings import Settings
-from db import sweeping
+from db import removals, sweeping
 from db.artefacts import made_by, open_uploads
 from db.session import Database
 from db.sweeping import Leftover
@@ -53,7 +53,8 @@ class Sweeper:
     def sweep(self) -> int:
         """One round: everything that is due, in small transactions; returns how much was removed."""
         done = 0
-        for each in (self._keys, self._deliveries, self._uploads, self._leftovers, self._checkpoints):
+        rounds = (self._keys, self._deliveries, self._uploads, self._leftovers, self._checkpoints, self._deleted)
+        for each in rounds:
             while not self._stopped.is_set() and (count := each()):
                 done += count
                 self._stopped.wait(_PAUSE_SECONDS)
@@ -103,6 +104,18 @@ class Sweeper:
                 made = tuple(_folder(row.key) for row in made_by(session, team, job) if row.kind is ArtefactKind.TREE)
                 self._remove_checkpoints(f"{_OURS}{team}/jobs/{job}/attempts/", made)
             sweeping.forget_checkpoints(session, [job for job, _ in found])
+        return len(found)
+
+    def _deleted(self) -> int:
+        """Remove the objects of artefacts that were deleted."""
+        with self._database.transaction() as session:
+            found = removals.lock_leftovers(session, _FOLDERS_AT_ONCE)
+            for each in found:
+                if each.kind is ArtefactKind.TREE:
+                    self._remove_below(_folder(each.key))
+                else:
+                    self._store.delete_each([each.key])
+            removals.forget(session, [each.key for each in found])
         return len(found)
 
     def _remove_checkpoints(self, attempts: str, made: tuple[str, ...]) -> None:

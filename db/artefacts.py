@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from db.models import Artefact, ArtefactState, OpenUpload
-from db.owned import owned
+from db.owned import owned, usable
 
 
 def insert_ready(session: Session, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -22,6 +22,12 @@ def insert_ready(session: Session, rows: Iterable[Mapping[str, Any]]) -> None:
 def ready(session: Session, team: UUID, artefacts: Iterable[UUID]) -> Sequence[Artefact]:
     """Those of these artefacts that are the team's and whose bytes are in the store."""
     query = owned(Artefact, team).where(Artefact.id.in_(list(artefacts)), Artefact.state == ArtefactState.READY)
+    return session.scalars(query).all()
+
+
+def readable(session: Session, team: UUID, artefacts: Iterable[UUID]) -> Sequence[Artefact]:
+    """Those of these artefacts that the team's jobs may read: its own, and the weights of shared models."""
+    query = usable(Artefact, team).where(Artefact.id.in_(list(artefacts)), Artefact.state == ArtefactState.READY)
     return session.scalars(query).all()
 
 

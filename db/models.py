@@ -1,85 +1,24 @@
 """What is stored: every table, one class each, in the order in which they depend on each other."""
 
 from datetime import datetime
-from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    CheckConstraint,
-    DateTime,
-    Enum,
-    ForeignKey,
-    Index,
-    MetaData,
-    Text,
-    UniqueConstraint,
-    func,
-    text,
-)
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint, func, text
+from sqlalchemy.orm import Mapped, mapped_column
 from uuid_utils.compat import uuid7
 
+from db.columns import ArtefactState, DeliveryState, Outcome, Table
 from vlyard.files import ArtefactKind
 from vlyard.jobs.kinds import Device
 from vlyard.jobs.state import State
 from vlyard.teams import Role
 
-
-class Outcome(StrEnum):
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    LOST = "lost"  # nobody renewed its lease
-    RELEASED = "released"  # its worker was told to stop, and gave it back: it counts as no attempt
-
-
-class DeliveryState(StrEnum):
-    PENDING = "pending"  # to be sent at `next_at`
-    DELIVERED = "delivered"  # the receiver answered with 2xx
-    EXHAUSTED = "exhausted"  # every try failed, or the webhook was disabled
-
-
-class ArtefactState(StrEnum):
-    PENDING = "pending"  # its upload has not been completed
-    READY = "ready"  # its bytes are in the store, and are what they were said to be
-
-
-def _by_value(kind: type[StrEnum]) -> Enum:
-    """A text column that holds the enum's values, checked by the database."""
-    return Enum(
-        kind,
-        native_enum=False,
-        length=16,
-        create_constraint=True,
-        name=kind.__name__.lower(),
-        values_callable=lambda members: [member.value for member in members],
-    )
-
-
-class Table(DeclarativeBase):
-    """The parent of every table: naming of constraints, and the types of Python's types."""
-
-    metadata = MetaData(
-        naming_convention={
-            "pk": "pk_%(table_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-        }
-    )
-    type_annotation_map: ClassVar[dict[Any, Any]] = {
-        str: Text,
-        datetime: DateTime(timezone=True),
-        dict[str, Any]: JSONB(none_as_null=True),
-        list[str]: ARRAY(Text),
-        **{
-            kind: _by_value(kind) for kind in (State, Role, Outcome, Device, ArtefactState, ArtefactKind, DeliveryState)
-        },
-    }
+__all__ = [
+    "ApiKey", "Artefact", "ArtefactState", "Attempt", "Checkpoint", "DeliveryState", "IdempotencyKey", "Job",
+    "JobDependency", "JobEvent", "JobLog", "Model", "ModelAlias", "ModelName", "OpenUpload", "Outcome", "Pool",
+    "Removal", "Share", "Table", "Team", "Webhook", "WebhookDelivery", "Worker",
+]  # fmt: skip
 
 
 class Team(Table):
@@ -152,6 +91,8 @@ class Worker(Table):
 
 
 _IN_LINE = text("state = 'queued' AND rung_at IS NULL")
+# What a model's history tells of: many jobs ask models, few of them change or measure one.
+_ON_A_MODEL = text("kind IN ('training', 'training_check', 'evaluation', 'export', 'verification')")
 
 
 class Job(Table):
@@ -202,6 +143,10 @@ class Job(Table):
         Index("ix_jobs_expiring", "expires_at", postgresql_where=text("state IN ('blocked', 'queued', 'dispatched')")),
         Index("ix_jobs_team", "team_id", text("id DESC")),
         Index("ix_jobs_parts", "part_of", postgresql_where=text("part_of IS NOT NULL")),
+        Index("ix_jobs_model", "team_id", text("(spec ->> 'model')"), text("id DESC"), postgresql_where=_ON_A_MODEL),
+        Index(
+            "ix_jobs_adapter", "team_id", text("(spec ->> 'adapter')"), text("id DESC"), postgresql_where=_ON_A_MODEL
+        ),
         Index(
             "ix_jobs_labels",
             "labels",
@@ -324,9 +269,50 @@ class Model(Table):
     base_artefact_id: Mapped[UUID | None] = mapped_column(ForeignKey("artefacts.id"))
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"))
     manifest: Mapped[dict[str, Any]]
+    shared: Mapped[bool] = mapped_column(server_default=text("false"))  # every team may use it
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
-    __table_args__ = (UniqueConstraint("team_id", "name", "version"), Index("ix_models_artefact", "artefact_id"))
+    __table_args__ = (
+        UniqueConstraint("team_id", "name", "version"),
+        Index("ix_models_artefact", "artefact_id"),
+        Index("ix_models_base", "base_artefact_id", postgresql_where=text("base_artefact_id IS NOT NULL")),
+        Index("ix_models_shared", "id", postgresql_where=text("shared")),
+    )
+
+
+class ModelName(Table):
+    """What a team calls a model, and the last number that was given for it: none is given twice, also when deleted."""
+
+    __tablename__ = "model_names"
+
+    team_id: Mapped[UUID] = mapped_column(ForeignKey("teams.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    last_version: Mapped[int]
+
+
+class ModelAlias(Table):
+    """A name of a team's for one of the versions of a model, which it may point to another one."""
+
+    __tablename__ = "model_aliases"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    team_id: Mapped[UUID] = mapped_column(ForeignKey("teams.id"))
+    name: Mapped[str]  # the model's
+    alias: Mapped[str]
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))
+    moved_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (UniqueConstraint("team_id", "name", "alias"), Index("ix_model_aliases_model", "model_id"))
+
+
+class Removal(Table):
+    """What an artefact that was deleted has left in the store, until the sweeper has removed it."""
+
+    __tablename__ = "removals"
+
+    key: Mapped[str] = mapped_column(primary_key=True)  # of a tree: its manifest's
+    kind: Mapped[ArtefactKind]
+    asked_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class OpenUpload(Table):

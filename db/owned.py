@@ -1,20 +1,31 @@
-"""The one way to read what a team owns: every such query starts here, so that none can forget whose it is."""
+"""The one way to read what a team owns or may use: every such query starts here, so that none forgets whose it is."""
 
 from typing import TypeVar
 from uuid import UUID
 
-from sqlalchemy import Select, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, exists, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from db.models import Artefact, Job, Model, Webhook, WebhookDelivery
+from db.models import Artefact, Job, Model, ModelAlias, Webhook, WebhookDelivery
 from vlyard.errors import NotFound
 
-Owned = TypeVar("Owned", Job, Artefact, Model, Webhook, WebhookDelivery)
+Owned = TypeVar("Owned", Job, Artefact, Model, ModelAlias, Webhook, WebhookDelivery)
+Shared = TypeVar("Shared", Artefact, Model)
+
+_IS_SHARED: dict[type, ColumnElement[bool] | InstrumentedAttribute[bool]] = {
+    Model: Model.shared,
+    Artefact: exists().where(Model.artefact_id == Artefact.id, Model.shared),
+}
 
 
 def owned(entity: type[Owned], team: UUID) -> Select[Owned]:
     """A query for the rows of this kind that the team owns, and no others."""
     return select(entity).where(entity.team_id == team)
+
+
+def usable(entity: type[Shared], team: UUID) -> Select[Shared]:
+    """A query for the rows of this kind that the team owns, and those that are shared with every team."""
+    return select(entity).where(or_(entity.team_id == team, _IS_SHARED[entity]))
 
 
 def owned_row(session: Session, entity: type[Owned], team: UUID, identity: UUID, *, lock: bool = False) -> Owned:

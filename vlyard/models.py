@@ -7,11 +7,16 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from vlyard.errors import Complaint
-from vlyard.jobs.generation import ModelVersion
+from vlyard.jobs.generation import ModelAlias, ModelVersion
 from vlyard.jobs.spec import Spec
 
 OUTPUT = "model"  # what makes a model calls it so, in `artefacts` and, once it has a name, in its result
-_FROM_SPEC = ("dataset", "seed")  # what a version's manifest tells of the specification, besides the result
+# What a version's manifest tells of its job's specification, besides the result, and how it calls that.
+_FROM_SPEC: Mapping[str, Mapping[str, str]] = {
+    "training": {"dataset": "dataset", "seed": "seed"},
+    "export": {"model": "source", "adapter": "adapter", "dataset": "dataset"},
+    "import": {"source": "source", "hub": "hub"},
+}
 _MOST_NAMED = 10  # versions in a complaint
 
 
@@ -20,7 +25,7 @@ class _View(BaseModel):
 
 
 class Model(_View):
-    """A version of a model that a job of your team made. `id` is what specifications name."""
+    """A version of a model that a job of your team made, or that is shared with it. Specifications name its `id`."""
 
     id: str = Field(description="`<team>/<name>:<version>`.")
     object: Literal["model"] = "model"
@@ -28,9 +33,11 @@ class Model(_View):
     owned_by: str = Field(description="The team.")
     name: str
     version: int = Field(description="From 1.")
+    shared: bool = Field(False, description="Whether every team may use it.")
+    aliases: tuple[str, ...] = Field((), description="What else it is called now: `<team>/<name>@<alias>`.")
     artefact: UUID = Field(description="The adapter or the weights, a directory.")
-    base: str = Field(description="The model that learned.")
-    base_artefact: UUID | None = Field(None, description="Of the base, where it is one.")
+    base: str = Field(description="The model that learned, or that was taken out or brought in.")
+    base_artefact: UUID | None = Field(None, description="Of the base that it needs, where that is one.")
     job: UUID | None = Field(None, description="The job that made it.")
     manifest: dict[str, Any] = Field({}, description="How it came to be: its dataset, and what its job told.")
 
@@ -43,17 +50,31 @@ class Models(_View):
     next_cursor: str | None = None
 
 
+class Deleted(_View):
+    """That a version is no more, as OpenAI's API says it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
+
+
+def alias_in(spec: Spec) -> ModelAlias | None:
+    """The alias that a specification names as its model; None where it names none."""
+    model = getattr(spec, "model", None)
+    return ModelAlias.read(model) if isinstance(model, str) else None
+
+
 def named_in(spec: Spec) -> ModelVersion | None:
     """The version that a specification names as its model; None where it names none."""
     model = getattr(spec, "model", None)
     return ModelVersion.read(model) if isinstance(model, str) else None
 
 
-def absent(version: ModelVersion, there: Sequence[ModelVersion], where: str) -> Complaint:
-    """That there is no such version, among those that there are."""
-    others = [str(each) for each in there if each[:2] == version[:2]][-_MOST_NAMED:]
+def absent(name: ModelVersion | ModelAlias, there: Sequence[ModelVersion], where: str) -> Complaint:
+    """That there is no such version or alias, among the versions that there are."""
+    others = [str(each) for each in there if each[:2] == name[:2]][-_MOST_NAMED:]
     fix = f"choose from {', '.join(others)}" if others else "`vlyard models` lists those that your team has"
-    return Complaint(where, f"there is no model {version}", fix)
+    return Complaint(where, f"there is no model {name}", fix)
 
 
 def makes_version(result: Mapping[str, Any]) -> bool:
@@ -63,5 +84,6 @@ def makes_version(result: Mapping[str, Any]) -> bool:
 
 def manifest_of(spec: Mapping[str, Any], result: Mapping[str, Any]) -> Mapping[str, Any]:
     """How a version came to be, of its job's specification and result as JSON."""
-    told = {name: spec[name] for name in _FROM_SPEC if name in spec}
+    names = _FROM_SPEC.get(str(spec.get("kind")), {})
+    told = {name: spec[field] for field, name in names.items() if spec.get(field) is not None}
     return told | {name: value for name, value in result.items() if name not in {"artefacts", OUTPUT}}

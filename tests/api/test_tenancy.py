@@ -47,6 +47,12 @@ def thing(path: str) -> str:
     return path.partition("{")[2].partition("}")[0]
 
 
+def address(path: str, identity: object) -> str:
+    """The path to a thing, with what else the route asks for."""
+    asked = f"?other={identity}" if path.endswith("/comparison") else ""
+    return path.format(**{thing(path): identity, "alias": "prod"}) + asked
+
+
 def routes() -> Iterator[tuple[str, str]]:
     """Every method and path under /v1 that names a thing that a team owns by its id."""
     for route in iter_route_contexts(make_app(Settings()).routes):
@@ -68,24 +74,22 @@ def test_the_walk_finds_the_routes_that_are_known() -> None:
 def test_another_teams_thing_is_not_found_and_ones_own_is(join: Join, method: str, path: str) -> None:
     # given a thing of one team
     owner, stranger = join(), join()
-    name = thing(path)
-    identity = THINGS[name](owner)
+    identity = THINGS[thing(path)](owner)
     # when another team names it, or anybody an id that there is not
-    foreign = stranger.call(method, path.format(**{name: identity}), json=BODIES.get(path))
-    absent = stranger.call(method, path.format(**{name: uuid4()}), json=BODIES.get(path))
+    foreign = stranger.call(method, address(path, identity), json=BODIES.get(path))
+    absent = stranger.call(method, address(path, uuid4()), json=BODIES.get(path))
     # then both are told the same, and the owner is not
     assert (foreign.status_code, foreign.json()["code"]) == (404, "not_found")
     assert (absent.status_code, absent.json()["code"]) == (404, "not_found")
     assert foreign.json()["detail"].replace(identity, "") == absent.json()["detail"].rpartition(" ")[0] + " "
-    reply = owner.call(method, path.format(**{name: identity}), json=BODIES.get(path))
+    reply = owner.call(method, address(path, identity), json=BODIES.get(path))
     assert reply.status_code < 400 or reply.json()["code"] == "conflict"  # such as a retry of a job that still waits
 
 
 @pytest.mark.parametrize(("method", "path"), NAMED, ids=" ".join)
 def test_nothing_is_shown_without_a_key(visitor: Visitor, method: str, path: str) -> None:
-    name = thing(path)
-    identity = THINGS[name](visitor)
-    assert visitor.client.request(method, path.format(**{name: identity})).status_code == 401
+    identity = THINGS[thing(path)](visitor)
+    assert visitor.client.request(method, address(path, identity)).status_code == 401
 
 
 def test_a_stranger_changes_nothing(join: Join) -> None:

@@ -11,11 +11,13 @@ from sqlalchemy import select, update
 from uuid_utils.compat import uuid7
 
 from control import lifecycle, uploads
+from control import registry as models
 from control.accounts import Caller
 from control.artefacts import ArtefactStore
 from control.lifecycle import Ending
 from control.rules import rules_from
 from control.sweeping import Sweeper
+from db import registry
 from db.clock import from_now
 from db.models import (
     Artefact,
@@ -29,6 +31,7 @@ from db.models import (
     WebhookDelivery,
 )
 from db.queue import Pair
+from db.registry import NewVersion
 from tests.db import rows
 from tests.system import System, eventually
 from vlyard.errors import NotFound, Unavailable
@@ -92,6 +95,10 @@ def left(vlyard: System, prefix: str) -> list[str]:
     """Everything in the store below a prefix, parts among it."""
     found = [key for key, _ in vlyard.store.listed(prefix)]
     return found + [each.key for each in vlyard.store.multiparts(prefix)]
+
+
+def unreachable(vlyard: System) -> ArtefactStore:
+    return ArtefactStore(vlyard.settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1"}))
 
 
 def known(vlyard: System) -> set[UUID]:
@@ -169,9 +176,8 @@ def test_an_outage_of_s3_leaves_the_rows_for_the_next_round(vlyard: System, swee
     caller = vlyard.caller()
     row = begun(vlyard, caller)
     age(vlyard, row.id)
-    away = ArtefactStore(vlyard.settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1"}))
     with pytest.raises(Unavailable):
-        Sweeper(vlyard.database, away, vlyard.settings).sweep()
+        Sweeper(vlyard.database, unreachable(vlyard), vlyard.settings).sweep()
     assert known(vlyard) == {row.id}
     assert sweeper.sweep() == 1
 
@@ -273,6 +279,47 @@ def test_the_objects_of_successful_running_and_young_attempts_stay(vlyard: Syste
     vlyard.store.put_bytes(f"{kept[-1]}a", b"half", "a/b")
     assert sweeper.sweep() == 0
     assert [len(left(vlyard, prefix)) for prefix in kept] == [3, 3, 1]
+
+
+# --- what was deleted -----------------------------------------------------------------------------------------
+
+
+def test_the_objects_of_a_deleted_model_go_and_those_beside_it_stay(vlyard: System, sweeper: Sweeper) -> None:
+    # given two models, a file and a directory, that were made by the same job
+    caller = vlyard.caller()
+    job = vlyard.submit(caller, kind="noop")
+    whole, weights, other = tree(vlyard, caller).id, *(vlyard.upload(caller, name, b"w") for name in ("one", "other"))
+    with vlyard.database.transaction() as session:
+        names = [
+            registry.add(session, NewVersion(caller.team, "street", artefact, "demo", None, job, {}))
+            for artefact in (whole, weights, other)
+        ]
+        kept = session.get_one(Artefact, other).key
+        gone = [session.get_one(Artefact, id).key for id in (whole, weights)]
+    before = set(left(vlyard, f"teams/{caller.team}/"))
+    # when two are deleted
+    for name in names[:2]:
+        with vlyard.database.transaction() as session:
+            models.delete(session, caller, name)
+    # then nothing of them is found any more, and everything goes at the next sweep
+    assert known(vlyard) == {other}
+    assert set(left(vlyard, f"teams/{caller.team}/")) == before
+    assert sweeper.sweep() == len(gone)
+    assert left(vlyard, f"teams/{caller.team}/") == [kept]
+    assert sweeper.sweep() == 0
+
+
+def test_what_is_left_of_a_deleted_model_waits_for_the_store(vlyard: System, sweeper: Sweeper) -> None:
+    caller = vlyard.caller()
+    job, weights = vlyard.submit(caller, kind="noop"), vlyard.upload(caller, "one", b"w")
+    with vlyard.database.transaction() as session:
+        name = registry.add(session, NewVersion(caller.team, "street", weights, "demo", None, job, {}))
+        models.delete(session, caller, name)
+    with pytest.raises(Unavailable):
+        Sweeper(vlyard.database, unreachable(vlyard), vlyard.settings).sweep()
+    assert len(left(vlyard, f"teams/{caller.team}/")) == 1
+    assert sweeper.sweep() == 1
+    assert left(vlyard, f"teams/{caller.team}/") == []
 
 
 def old_key(caller: Caller) -> IdempotencyKey:

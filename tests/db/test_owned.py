@@ -11,19 +11,29 @@ from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from db import artefacts, dependencies, jobs
-from db.models import Artefact, ArtefactState, DeliveryState, Job, Model, Table, Webhook, WebhookDelivery
-from db.owned import owned, owned_row
+from db.models import (
+    Artefact,
+    ArtefactState,
+    DeliveryState,
+    Job,
+    Model,
+    ModelAlias,
+    Table,
+    Webhook,
+    WebhookDelivery,
+)
+from db.owned import owned, owned_row, usable
 from db.session import Database
 from tests.db import rows
 from vlyard.errors import NotFound
 
 ROOT = Path(__file__).parents[2]
 # Tables with a team of which no row is ever shown, and the one file that reads each.
-UNSHOWN = {"api_keys": "db/accounts.py", "idempotency_keys": "db/idempotency.py", "shares": None}
-# The files that read jobs for the queue, where the reader is the system and not a team.
+UNSHOWN = {"api_keys": "db/accounts.py", "idempotency_keys": "db/idempotency.py", "model_names": None, "shares": None}
+# The files that read jobs for the queue, or what is to be removed, where the reader is the system and not a team.
 QUEUE = {
-    "db/checkpoints.py", "db/dependencies.py", "db/jobs.py", "db/queue.py", "db/leases.py", "db/sweeping.py",
-    "db/webhooks.py",
+    "db/checkpoints.py", "db/dependencies.py", "db/jobs.py", "db/queue.py", "db/leases.py", "db/removals.py",
+    "db/sweeping.py", "db/webhooks.py",
 }  # fmt: skip
 
 
@@ -41,6 +51,13 @@ def model(session: Session, team: UUID) -> UUID:
     row = Model(
         id=uuid7(), team_id=team, name="a", version=1, artefact_id=artefact(session, team), base="demo", manifest={}
     )
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+def alias(session: Session, team: UUID) -> UUID:
+    row = ModelAlias(id=uuid7(), team_id=team, name="a", alias="prod", model_id=model(session, team))
     session.add(row)
     session.flush()
     return row.id
@@ -67,6 +84,7 @@ MAKERS: dict[Any, Callable[[Session, UUID], UUID]] = {
     Job: rows.queued,
     Artefact: artefact,
     Model: model,
+    ModelAlias: alias,
     Webhook: webhook,
     WebhookDelivery: delivery,
 }
@@ -96,6 +114,21 @@ def test_the_queries_that_answer_teams_show_none_anothers_rows(database: Databas
         assert not dependencies.lock_needed(session, ours, [job])
         pair = rows.running(session, theirs, rows.worker(session))
         assert not jobs.request_cancel(session, ours, pair[0])
+
+
+def test_a_team_may_use_what_is_shared_and_nothing_else_of_another_one(database: Database) -> None:
+    with database.transaction() as session:
+        ours, theirs = rows.team(session), rows.team(session)
+        mine, other = model(session, ours), model(session, theirs)
+        session.get_one(Model, other).name = "kept"  # and not shared
+        shared = session.get_one(Model, model(session, theirs))
+        shared.shared = True
+        session.flush()
+        assert {row.id for row in session.scalars(usable(Model, ours))} == {mine, shared.id}
+        files = {session.get_one(Model, id).artefact_id for id in (mine, shared.id)}
+        assert {row.id for row in session.scalars(usable(Artefact, ours))} == files
+        assert {row.id for row in artefacts.readable(session, ours, [shared.artefact_id])} == {shared.artefact_id}
+        assert not artefacts.ready(session, ours, [shared.artefact_id])
 
 
 def test_every_table_with_a_team_is_owned_or_never_shown() -> None:

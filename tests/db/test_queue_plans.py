@@ -3,14 +3,14 @@
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import event, select, text
 from sqlalchemy.orm import Session
 
-from db import dependencies, jobs, leases, queue
-from db.models import Job
+from db import dependencies, jobs, leases, lineage, queue
+from db.models import Job, Model
 from db.session import Database
 from tests.db import rows
 
@@ -96,3 +96,27 @@ def test_few_jobs_are_found_by_their_ids_in_a_burst_after_the_statistics_of_an_e
     assert re.search(r"\bpk_jobs\b", explained), explained
     whole = r"\bix_jobs_(queued|dispatched|running|held|expiring)\b|Seq Scan on jobs"
     assert not re.search(whole, explained), explained
+
+
+WEIGHTS = Model(artefact_id=uuid4())
+HISTORY: dict[str, Callable[[Session, UUID], Any]] = {
+    "uses": lambda session, team: lineage.uses(session, team, WEIGHTS, "a/b:1", before=None, limit=10),
+    "evaluations": lambda session, team: lineage.evaluations(session, team, WEIGHTS, "a/b:1", 10),
+}
+
+
+@pytest.mark.parametrize("name", HISTORY)
+def test_what_was_done_with_a_model_is_found_among_the_many_jobs_of_a_team(database: Database, name: str) -> None:
+    with database.transaction() as session:
+        team = rows.team(session, "t")
+        rows.queued(session, team)
+        columns = "team_id, pool, device, state, max_attempts"
+        spec = "jsonb_build_object('model', 'a/b:' || number)"
+        for kind, count in (("inference", 10_000), ("evaluation", 1_000)):
+            numbers = f"jobs, generate_series(1, {count}) number WHERE kind = 'noop'"
+            many = f"SELECT gen_random_uuid(), '{kind}', {spec}, {columns} FROM {numbers}"
+            session.execute(text(f"INSERT INTO jobs (id, kind, spec, {columns}) {many}"))
+        session.execute(text("ANALYZE jobs"))
+        explained = plan(session, lambda session: HISTORY[name](session, team))
+    assert re.search(r"\bix_jobs_model\b", explained), explained
+    assert not re.search(r"\bix_jobs_team\b|Seq Scan on jobs", explained), explained

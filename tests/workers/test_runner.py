@@ -55,8 +55,11 @@ def runner(system: System, unloaded: list[str]) -> Iterator[Runner]:
 def run(system: System, runner: Runner, **spec: Any) -> tuple[UUID, Outcome]:
     """Run a job's first attempt, as a doorbell has it; how it ended."""
     caller = system.caller()
-    if spec["kind"] != "noop":
-        spec["dataset"] = str(system.upload(caller, "street.zip", b"not an archive"))
+    for name, field in KINDS[spec["kind"]].spec.model_fields.items():
+        if field.is_required() and field.annotation is UUID:
+            spec[name] = str(system.upload(caller, f"{name}.zip", b"not an archive"))
+        elif field.is_required():
+            spec[name] = "demo"
     job = system.submit(caller, **spec)
     with system.database.transaction() as session:
         queue.dispatch(session, [[job]])

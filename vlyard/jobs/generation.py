@@ -21,7 +21,8 @@ _WORD = "[A-Za-z0-9][A-Za-z0-9._-]*"
 MODEL_REPOSITORY = f"{_WORD}/{_WORD}"
 MODEL_NAME = f"({_WORD}|hub:{MODEL_REPOSITORY}(@[A-Za-z0-9._/-]+)?)"
 _LONGEST_NAME = 300
-_OF_TEAM = re.compile(f"({_WORD})/({_WORD})(?::([1-9][0-9]{{0,8}}))?")
+ALIAS = "[A-Za-z][A-Za-z0-9._-]{0,63}"
+_OF_TEAM = re.compile(f"({_WORD})/({_WORD})(?::([1-9][0-9]{{0,8}})|@({ALIAS}))?")
 
 
 class ModelVersion(NamedTuple):
@@ -41,6 +42,23 @@ class ModelVersion(NamedTuple):
         return f"{self.team}/{self.name}:{self.version}"
 
 
+class ModelAlias(NamedTuple):
+    """A name that a team moves from one version of a model to another, written `<team>/<name>@<alias>`."""
+
+    team: str
+    name: str
+    alias: str
+
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """The alias that a text names, in that form and no other; None where it names none."""
+        found = _OF_TEAM.fullmatch(text)
+        return cls(found[1], found[2], found[4]) if found and found[4] else None
+
+    def __str__(self) -> str:
+        return f"{self.team}/{self.name}@{self.alias}"
+
+
 def _model(value: object) -> UUID | str:
     """An artefact, another job's output, or a name."""
     if isinstance(value, UUID):
@@ -50,7 +68,8 @@ def _model(value: object) -> UUID | str:
             return Reference(value)
         with suppress(ValueError):
             return UUID(value)
-        if len(value) <= _LONGEST_NAME and (re.fullmatch(MODEL_NAME, value) or ModelVersion.read(value)):
+        named = re.fullmatch(MODEL_NAME, value) or ModelVersion.read(value) or ModelAlias.read(value)
+        if len(value) <= _LONGEST_NAME and named:
             return value
         if _OF_TEAM.fullmatch(value):
             raise ValueError(f"give a version, such as {value}:1, or write hub:{value} for a model of the hub")

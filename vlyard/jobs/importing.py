@@ -26,6 +26,8 @@ class ImportSpec(Spec):
         pattern=NAME_PATTERN, description="What the model is called: it becomes `<team>/<name>:<version>`."
     )
 
+    shared: bool = Field(False, description="Let every team use it. For administrators.")
+
     @model_validator(mode="after")
     def _hub_has_it(self) -> Self:
         if self.hub is not None and not str(self.source).startswith(HUB):

@@ -61,6 +61,7 @@ class Jobs:
 
     def submit(self, wanted: Sequence[Submission], where: str = "", cloned_from: UUID | None = None) -> list[Job]:
         """Accept these jobs, all or none. `where` is the place of each in the request."""
+        wanted = [each.model_copy(update={"spec": self._models.with_version(each.spec)}) for each in wanted]
         places, ids = [where.format(at) for at in range(len(wanted))], [uuid4() for _ in wanted]
         names, faults = _names(wanted, places, ids)
         needs = {id: needs_of(each.spec, at, names) for each, at, id in zip(wanted, places, ids, strict=True)}

@@ -244,6 +244,16 @@ class InProcess(SelfContained):
     def _model(self, asked: Asked) -> httpx.Response:
         return answer(200, self._models.look(asked.names[0]))
 
+    def _delete_model(self, asked: Asked) -> httpx.Response:
+        return answer(200, self._models.delete(asked.names[0]))
+
+    def _point(self, asked: Asked) -> httpx.Response:
+        return answer(200, self._models.point(*asked.names))
+
+    def _unpoint(self, asked: Asked) -> httpx.Response:
+        self._models.unpoint(*asked.names)
+        return httpx.Response(204)
+
     def _pools(self, _asked: Asked) -> httpx.Response:
         every = self._jobs.every()
         waits = {kind: sum(job.kind == kind and job.state not in TERMINAL for job in every) for kind in self._kinds}
@@ -330,6 +340,8 @@ def _label(text: str) -> tuple[str, str]:
 
 
 _JOB, _FILE = "/v1/jobs/([0-9a-fA-F-]{36})", "/v1/artefacts/([0-9a-fA-F-]{36})"
+_WORD = "([^/]+)"
+_MODEL = "/v1/models/([^/]+/[^/]+)"
 _OBJECT = "/objects/([0-9a-fA-F-]{36})/([0-9a-f]{64})"
 # fmt: off
 _ROUTES: Sequence[tuple[str, str, Callable[[InProcess, Asked], httpx.Response]]] = (
@@ -356,7 +368,10 @@ _ROUTES: Sequence[tuple[str, str, Callable[[InProcess, Asked], httpx.Response]]]
     ("PUT", _OBJECT, InProcess._put),
     ("GET", _OBJECT, InProcess._get),
     ("GET", "/v1/models", InProcess._list_models),
-    ("GET", "/v1/models/(.+)", InProcess._model),
+    ("GET", _MODEL, InProcess._model),
+    ("DELETE", _MODEL, InProcess._delete_model),
+    ("PUT", f"{_MODEL}/aliases/{_WORD}", InProcess._point),
+    ("DELETE", f"{_MODEL}/aliases/{_WORD}", InProcess._unpoint),
     ("GET", "/v1/me", InProcess._me),
     ("GET", "/v1/pools", InProcess._pools),
 )
