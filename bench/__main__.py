@@ -21,6 +21,7 @@ from bench import (
     inference,
     latency,
     learning,
+    merging,
     post,
     throughput,
     training,
@@ -40,6 +41,7 @@ FIGURES: Mapping[str, Callable[[Stage], Sequence[Figure]]] = {
     "inference": inference.measure,
     "features": features.measure,
     "fetching": fetching.measure,
+    "merging": merging.measure,
     "training": training.measure,
     "learning": learning.measure,
 }

@@ -139,10 +139,11 @@ def _of_rank(adapter: Path, name: str, rank: int, down: torch.Tensor, change: Ch
 
 def _added(weight: torch.Tensor, delta: torch.Tensor, magnitude: torch.Tensor | None) -> torch.Tensor:
     """The sum, and with DoRA each row of it brought to its length: delta and the lengths are in fp32."""
+    # The same as `weight + delta`, which takes ten times as long for two types.
+    total = weight.to(torch.promote_types(weight.dtype, delta.dtype))
+    total += delta
     if magnitude is None:
-        weight += delta
-        return weight
-    total = weight + delta
+        return total.to(weight.dtype)
     lengths = torch.linalg.norm(total.flatten(1), dim=1)
     factor = (magnitude / lengths).view(-1, *[1] * (total.dim() - 1))
     scaled: torch.Tensor = factor * total

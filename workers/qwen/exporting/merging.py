@@ -212,13 +212,18 @@ def _computed(tensor: _Tensor, digest: Digest) -> Iterator[int]:
         if tensor.change:
             numbers = tensor.change(numbers, first, last)
         numbers = numbers.to(into).contiguous()
-        if not torch.isfinite(numbers).all():
+        if not _is_finite(numbers):
             what = f"the tensor {tensor.outline.name} holds NaN, infinity, or a number too large for {into}"
             raise refused(source.file.parent.name, what.replace("torch.", ""), "choose another dtype, or train again")
         raw: Any = numbers.view(-1).view(torch.uint8).numpy()
         content = memoryview(raw)
         _put(digest, content)
         yield len(content)
+
+
+def _is_finite(numbers: torch.Tensor) -> bool:
+    """Whether none is NaN or infinite. One that is makes the sum so, which is found twenty times as fast."""
+    return bool(torch.isfinite(numbers.sum()) or torch.isfinite(numbers).all())
 
 
 def _pieces(source: Stored) -> Iterator[tuple[int, int]]:
