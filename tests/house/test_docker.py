@@ -2,23 +2,35 @@
 
 import json
 import re
+import sys
+import tomllib
+from collections.abc import Iterable
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import grimp
 import pytest
 import typer.main
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from control.settings import Settings
-from tests.house.tree import ROOT, files, read
+from tests.house.tree import PACKAGES, ROOT, files, read
 from vlyard.cli.app import build
+from vlyard.jobs.kinds import KINDS, Kind
 
 DOCKERFILE = read("docker/Dockerfile")
 COMPOSE: dict[str, Any] = yaml.safe_load(read("docker/compose.yaml"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 VARIABLE = re.compile(r"\$\{(\w+)(?::\?[^}]*)?\}")
+STAGES: dict[str, str] = dict(
+    re.findall(r"^FROM \S+ AS (\S+)$(.*?)(?=^FROM |\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL)
+)
+WORKERS = [name for name in OURS if name.endswith("-worker")]
 
 
 def example() -> dict[str, str]:
@@ -31,6 +43,40 @@ def filled(text: str) -> str:
     return VARIABLE.sub(lambda found: example()[found[1]], text)
 
 
+def words_of(service: dict[str, Any]) -> list[str]:
+    """The command that a service of ours runs."""
+    return service.get("command") or re.findall(r'"([^"]+)"', STAGES[service["build"]["target"]].split("\nCMD ")[1])
+
+
+def behind(target: str) -> list[str]:
+    """The stages of which an image is made, itself first."""
+    line = re.search(rf"^FROM (\S+) AS {target}$", DOCKERFILE, re.MULTILINE)
+    assert line is not None
+    others = [line[1], *re.findall(r"^COPY --from=(\S+)", STAGES[target], re.MULTILINE)]
+    return [target, *(stage for other in others if other in STAGES for stage in behind(other))]
+
+
+def installed(target: str) -> set[str]:
+    """The distributions of an image, from its locks, without what comes of this repository."""
+    locks = {name for stage in behind(target) for name in re.findall(r"-r /locks/(\S+)", STAGES[stage])}
+    pins = (re.findall(r"^([a-z0-9][a-z0-9._-]*)==", read(f"requirements/{name}"), re.MULTILINE) for name in locks)
+    return {canonicalize_name(name) for names in pins for name in names}
+
+
+def folders(target: str) -> dict[str, str]:
+    """The folders that an image's settings name, by the settings."""
+    return {
+        name: path for stage in behind(target) for name, path in re.findall(r"\bVLYARD_(\w+_DIR)=(\S+)", STAGES[stage])
+    }
+
+
+def served(service: dict[str, Any]) -> list[Kind]:
+    """The kinds that a worker takes."""
+    words = words_of(service)
+    assert "--kinds" not in words  # it takes all of its device
+    return [kind for kind in KINDS.values() if kind.device == words[words.index("--device") + 1]]
+
+
 def test_the_services_are_the_servers_and_the_roles() -> None:
     roles = {"migrate", "api", "dispatcher", "cpu-worker", "gpu-worker", "flower"}
 
@@ -39,12 +85,9 @@ def test_the_services_are_the_servers_and_the_roles() -> None:
 
 
 def test_every_target_is_a_stage_that_starts_a_command_of_ours() -> None:
-    stages = dict(re.findall(r"^FROM \S+ AS (\S+)$(.*?)(?=^FROM |\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL))
     commands = typer.main.get_command(build([])).commands  # type: ignore[attr-defined]  # a group's
     for name, service in OURS.items():
-        words = service.get("command") or re.findall(
-            r'"([^"]+)"', stages[service["build"]["target"]].split("\nCMD ")[1]
-        )
+        words = words_of(service)
         assert words[0] == "vlyard", name
         options = {each for parameter in commands[words[1]].params for each in parameter.opts}
         assert {word for word in words[2:] if word.startswith("--")} <= options, name
@@ -134,3 +177,58 @@ def test_whoever_is_waited_for_has_a_health_check() -> None:
                 assert "healthcheck" in SERVICES[other], other
             else:
                 assert SERVICES[other]["restart"] == "no", other
+
+
+# --- what workers need ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def imports() -> grimp.ImportGraph:
+    return grimp.build_graph(*PACKAGES, include_external_packages=True, cache_dir=None)
+
+
+def reached(imports: grimp.ImportGraph, kind: Kind) -> set[str]:
+    """The modules that a kind's handler imports, directly or through others, wherever in a file."""
+    handler = kind.handler.partition(":")[0]
+    return {handler, *imports.find_upstream_modules(handler)}
+
+
+def foreign(imports: grimp.ImportGraph, modules: Iterable[str]) -> set[str]:
+    return {name for name in modules if imports.is_module_squashed(name)} - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_the_image_of_a_worker_has_what_the_handlers_of_its_kinds_import(name: str, imports: grimp.ImportGraph) -> None:
+    # given what is installed there, and what a format alone asks for, which says so where it is not there
+    present = installed(OURS[name]["build"]["target"])
+    extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
+    optional = {canonicalize_name(Requirement(line).name) for line in extras["quantised"]}
+    brought_by = packages_distributions()
+    # when
+    lacking = {
+        (kind.name, module)
+        for kind in served(OURS[name])
+        for module in foreign(imports, reached(imports, kind))
+        if not {canonicalize_name(each) for each in brought_by[module]} & (present | optional)
+    }
+    # then
+    assert lacking == set()
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_the_image_of_a_worker_has_a_kept_folder_for_each_that_its_handlers_ask_the_settings_for(
+    name: str, imports: grimp.ImportGraph
+) -> None:
+    target, asked = OURS[name]["build"]["target"], set()
+    for kind in served(OURS[name]):
+        for module in reached(imports, kind) - foreign(imports, reached(imports, kind)):
+            path = ROOT / f"{module.replace('.', '/')}.py"
+            if path.is_file():
+                asked |= {each.upper() for each in re.findall(r"\bsettings\.(\w+_dir)\b", path.read_text("utf-8"))}
+    kept = {volume.split(":")[1] for volume in OURS[name]["volumes"]}
+
+    assert asked <= folders(target).keys()
+    assert {path for setting, path in folders(target).items() if setting != "WORK_DIR"} == kept
+    made = re.search(r"mkdir -p (.*) \\$", DOCKERFILE, re.MULTILINE)
+    assert made is not None
+    assert set(folders(target).values()) <= set(made[1].split())  # so that a new volume belongs to the user
