@@ -166,6 +166,24 @@ def test_twenty_steps_are_ten_and_ten_more(run: Run, method: str) -> None:
         assert torch.allclose(resumed.weights()[name], weight, atol=1e-6, rtol=0), name
 
 
+@pytest.mark.parametrize(
+    "fields", [{"max_steps": 5, "checkpoint_steps": 5}, {"stop_after": 1, "learning_rate": 1e-9, "checkpoint_steps": 1}]
+)
+def test_from_its_last_checkpoint_a_training_has_only_to_save_the_model(run: Run, fields: dict[str, Any]) -> None:
+    # given a training that ended within an epoch of three steps, as planned or early
+    straight = run(**fields)
+    last = straight.learned.steps
+    assert last % 3
+    # when it goes on from there
+    resumed = run(**fields, resume=straight.kept[last])
+    # then it does no further step, and says and saves the same
+    assert (resumed.steps, resumed.kept, resumed.learned.steps) == ([], {}, last)
+    assert resumed.learned.stopped_early == straight.learned.stopped_early
+    assert resumed.learned.held_out_loss == pytest.approx(straight.learned.held_out_loss, abs=1e-6)
+    for name, weight in straight.weights().items():
+        assert torch.equal(resumed.weights()[name], weight), name
+
+
 def test_one_that_is_told_to_stop_leaves_a_checkpoint_and_no_model(run: Run) -> None:
     stopped = run(stop=2, checkpoint_steps=100)
     assert stopped.learned.stopped

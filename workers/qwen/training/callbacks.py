@@ -44,6 +44,9 @@ class Narrator(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self._began = time.monotonic()
         self._ends.append(self._began)
+        # A checkpoint may be the last one's: what remained to be done was to save the model.
+        self.stopped_early = self._is_at_its_best(state.log_history)
+        control.should_training_stop = self.stopped_early or state.global_step >= state.max_steps
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self._flush()

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import torch
-from transformers import PrinterCallback, Qwen3VLForConditionalGeneration, Trainer, TrainingArguments, get_scheduler
+from transformers import PrinterCallback, Qwen3VLForConditionalGeneration, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from vlyard.errors import Complaint, InvalidInput
@@ -18,14 +18,14 @@ from workers.qwen.loading import Model, attention_here
 from workers.qwen.memory import naming_out_of_memory
 from workers.qwen.training.asking import score_held_out
 from workers.qwen.training.callbacks import Narrator, peak_bytes
-from workers.qwen.training.checkpoints import whole_or_none
 from workers.qwen.training.parts import let_learn
 from workers.qwen.training.plan import Learned, Listener, Plan
 from workers.qwen.training.precision import Numbers, choose_numbers, in_four_bits
 from workers.qwen.training.preparing import Prepared, open_processor, prepare
 from workers.qwen.training.ranks import learn_in_ranks
-from workers.qwen.training.recipe import Batch, arguments, batch_of, shape_of_schedule
+from workers.qwen.training.recipe import Batch, arguments, batch_of
 from workers.qwen.training.saving import save_model, save_recipe
+from workers.qwen.training.trainer import WholeTrainer
 
 _LAST = 10  # the loss that is told is the mean over the last of so many parts of the steps
 _SKIPPED = "unusable.jsonl"
@@ -77,24 +77,6 @@ def _learn(plan: Plan, listener: Listener) -> Learned:
     return _told(plan, trainer, narrator, prepared, numbers)
 
 
-class _Trainer(Trainer):
-    """transformers' own, with warm-up and decay as parts of all steps, and checkpoints that are whole."""
-
-    spec: Any
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        if self.lr_scheduler is None:
-            warm, own = shape_of_schedule(self.spec, num_training_steps)
-            taught: Any = optimizer or self.optimizer
-            self.lr_scheduler = get_scheduler(self.spec.schedule, taught, warm, num_training_steps, own)
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        whole_or_none(lambda: super(_Trainer, self)._save_checkpoint(model, trial), folder)
-
-
 def _read(plan: Plan, numbers: Numbers) -> Model:
     quiet: Any = transformers_logging.disable_progress_bar
     quiet()
@@ -120,11 +102,11 @@ def _narrator(plan: Plan, prepared: Prepared, listener: Listener, batch: Batch) 
     )
 
 
-def _trainer(plan: Plan, model: Model, prepared: Prepared, narrator: Narrator, how: TrainingArguments) -> "_Trainer":
+def _trainer(plan: Plan, model: Model, prepared: Prepared, narrator: Narrator, how: TrainingArguments) -> WholeTrainer:
     if plan.spec.gradient_checkpointing and plan.spec.method != "full":
         model.enable_input_require_grads()
     model.config.text_config.use_cache = False
-    trainer = _Trainer(
+    trainer = WholeTrainer(
         model,
         how,
         data_collator=prepared.collate,

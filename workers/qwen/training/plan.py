@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from vlyard.jobs.training import Precision, Scores, TrainingSpec
+from vlyard.jobs.learning import Precision
+from vlyard.jobs.training import Scores, TrainingSpec
 
 
 class Plan(BaseModel):

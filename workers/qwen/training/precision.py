@@ -7,7 +7,8 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from vlyard.errors import Complaint, InvalidInput
-from vlyard.jobs.training import Precision, TrainingSpec
+from vlyard.jobs.learning import Precision
+from vlyard.jobs.training import TrainingSpec
 
 _OPTIMIZERS_OF_GPUS = frozenset({"adamw_bnb_8bit", "paged_adamw_8bit", "lion_8bit"})
 
