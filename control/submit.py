@@ -25,6 +25,7 @@ from vlyard.errors import Complaint, Forbidden, InvalidInput, VLyardError
 from vlyard.files import ArtefactKind
 from vlyard.jobs.generation import ModelAlias, ModelVersion
 from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.ours import presumed
 from vlyard.jobs.spec import Reference
 from vlyard.jobs.view import Batch, Submission
 from vlyard.models import alias_in
@@ -136,12 +137,13 @@ def accept(
     """Store wanted jobs, all or none, or raise `InvalidInput` with every fault; `names` are a batch's entries."""
     for each in wanted:
         _admit(caller, each)
+    presumptions = [complaint for each in wanted for complaint in presumed(each.submission.spec, each.where)]
     everyone = with_shares(each for _, each in _with_versions(session, [(caller, each) for each in wanted]))
     facts = _facts(session, [(caller, each) for each in everyone])
     complaints = dict.fromkeys(complaint for each in everyone for complaint in _complaints(caller.team, each, facts))
     plan = dependencies.plan(session, caller.team, everyone, names or {})
-    if complaints or plan.complaints:
-        raise InvalidInput(_REFUSED, [*complaints, *plan.complaints])
+    if faults := [*presumptions, *complaints, *plan.complaints]:
+        raise InvalidInput(_REFUSED, faults)
     made = {each.id: _job(caller.team, each, plan, facts.now) for each in everyone}
     jobs.insert_jobs(session, made.values())
     insert_needs(session, plan.rows())
@@ -221,7 +223,7 @@ def _fault(caller: Caller, wanted: Wanted, facts: _Facts) -> VLyardError | None:
         _admit(caller, wanted)
     except Forbidden as error:
         return error
-    complaints = tuple(_complaints(caller.team, wanted, facts))
+    complaints = (*presumed(wanted.submission.spec, wanted.where), *_complaints(caller.team, wanted, facts))
     return InvalidInput(_REFUSED, complaints) if complaints else None
 
 

@@ -17,8 +17,10 @@ from tests.control.test_dependencies import RULES, stored
 from tests.db import rows
 from tests.system import System
 from vlyard.errors import Complaint, InvalidInput, UserError
+from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.ours import fields_set_by_us
 from vlyard.jobs.state import State
-from vlyard.jobs.view import Batch, Submission
+from vlyard.jobs.view import Batch, Changes, Submission
 
 
 @pytest.fixture
@@ -202,6 +204,60 @@ def test_an_export_fails_with_the_words_of_its_verification(vlyard: System, call
     assert error["code"] == "dependency_failed"
     assert f"job {verifying.id} is failed: no such luck" in error["message"]
     assert {"where": "/here", "what": "look", "fix": ""} in error["complaints"]
+
+
+def test_a_clone_of_an_export_that_has_ended_writes_and_verifies_its_own_model(vlyard: System, caller: Caller) -> None:
+    # given one that succeeded
+    job = export(vlyard, caller, name="ours")
+    writing, verifying = (share.id for share in shares(vlyard, job))
+    written = end(vlyard, writing, "model", "summary")
+    end(vlyard, verifying, "report")
+    # when the same is asked of another model
+    with vlyard.database.transaction() as session:
+        clone = operations.clone(session, caller, job, Changes(spec={"model": "untrained"}), None).id
+    # then nothing of what was written is taken for that one's
+    assert [(each.kind, each.spec["model"]) for each in shares(vlyard, clone)] == [
+        ("export", "untrained"), ("verification", "untrained"),
+    ]  # fmt: skip
+    assert str(written) not in str(vlyard.job(clone).spec)
+
+
+def test_an_export_whose_verification_failed_can_be_tried_again(vlyard: System, caller: Caller) -> None:
+    job = export(vlyard, caller)
+    writing, verifying = (share.id for share in shares(vlyard, job))
+    end(vlyard, writing, "model", "summary")
+    end(vlyard, verifying, fail=True)
+
+    with vlyard.database.transaction() as session:
+        again = operations.retry(session, caller, job, None).id
+
+    assert [share.kind for share in shares(vlyard, again)] == ["export", "verification"]
+
+
+OURS = [(kind.name, name) for kind in KINDS.values() for name in fields_set_by_us(kind.spec)]
+
+
+@pytest.mark.parametrize(("kind", "name"), OURS)
+def test_what_vlyard_sets_by_itself_no_client_may_set(
+    vlyard: System, caller: Caller, dataset: UUID, kind: str, name: str
+) -> None:
+    plain = {"export": {"model": "demo"}, "prediction": {"dataset": str(dataset), "prompt": "What?"}}[kind]
+    value = [str(dataset)] if name == "parts" else str(dataset)
+    body = {"spec": {"kind": kind, **plain, name: value}}
+    wanted = Submission.model_validate(body)
+    with vlyard.database.transaction() as session:
+        source = submit.submit(session, caller, Submission.model_validate({"spec": {"kind": kind, **plain}}), None)
+        [refused] = submit.submit_each(session, [submit.Request(caller, wanted, None)])
+        assert isinstance(refused, InvalidInput)
+        for place, ask in {
+            "": lambda: submit.submit(session, caller, wanted, None),
+            "/jobs/0": lambda: submit.submit_batch(session, caller, Batch.model_validate({"jobs": [body]}), None),
+            "/": lambda: operations.clone(session, caller, source.id, Changes(spec={name: value}), None),
+        }.items():
+            with pytest.raises(InvalidInput) as caught:
+                ask()
+            assert f"{place.rstrip('/')}/spec/{name}" in {each.where for each in caught.value.complaints}
+    assert f"/spec/{name}" in {each.where for each in refused.complaints}
 
 
 def test_an_export_that_is_not_verified_is_one_job(vlyard: System, caller: Caller) -> None:

@@ -21,7 +21,8 @@ from vlyard.cli.kinds import COMMON
 from vlyard.cli.options import parameters
 from vlyard.errors import InvalidInput
 from vlyard.jobs.kinds import KINDS
-from vlyard.jobs.repeating import fields_set_by_us, option
+from vlyard.jobs.ours import fields_set_by_us
+from vlyard.jobs.repeating import option
 from vlyard.jobs.view import Artefact
 
 APP = build(["noop"])

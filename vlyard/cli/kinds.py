@@ -22,7 +22,8 @@ from vlyard.client import Client
 from vlyard.client.problems import invalid
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.kinds import KINDS, Kind
-from vlyard.jobs.repeating import fields_set_by_us, option
+from vlyard.jobs.ours import fields_set_by_us
+from vlyard.jobs.repeating import option
 from vlyard.jobs.view import Submission
 
 _REFERENCES = ("job:", "ref:")

@@ -7,12 +7,17 @@ from pydantic import ValidationError
 
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.ours import as_asked
 from vlyard.jobs.spec import Spec
 
 
 def changed(spec: Mapping[str, Any], patch: Mapping[str, Any]) -> Spec:
-    """The specification, as its JSON has it, with a merge patch applied; raises `InvalidInput` where it is none."""
-    wanted = _merged(spec, patch)
+    """The specification, as its JSON has it, with a merge patch applied; raises `InvalidInput` where it is none.
+
+    What VLyard has set in it stays behind: it belongs to that job's own shares, and is set anew.
+    """
+    source = KINDS.get(str(spec.get("kind")))
+    wanted = _merged(as_asked(source.spec, spec) if source else spec, patch)
     kind = KINDS.get(str(wanted.get("kind")))
     if kind is None:
         complaint = Complaint("/spec/kind", f"there is no kind {wanted.get('kind')!r}", f"kinds are {', '.join(KINDS)}")

@@ -14,10 +14,12 @@ from uuid import UUID
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 import vlyard
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.ours import as_asked
 from vlyard.jobs.spec import Reference, Spec
 from vlyard.jobs.view import Job, Submission
 
@@ -31,7 +33,6 @@ _SINGULAR = {
     "prompts": "prompt",
     "splits": "split",
 }
-_SET_BY_US = "Set by VLyard"  # begins the description of such a field
 _WIDTH = 88  # columns of a program, as formatters have them
 _STEP = "    "
 _BREAKS = frozenset("\x85\u2028\u2029\ufeff")  # what ends a line, or begins a file, in YAML
@@ -56,20 +57,12 @@ def submission_of(job: Job) -> Submission:
     if row is None:
         complaint = Complaint("kind", f"this version has no kind {job.kind!r}", "upgrade vlyard")
         raise InvalidInput(f"job {job.id} cannot be repeated from here", [complaint])
-    stored = job.spec.model_dump(mode="json") if isinstance(job.spec, Spec) else dict(job.spec)
-    for name in fields_set_by_us(row.spec):
-        stored.pop(name, None)
+    stored = job.spec.model_dump(mode="json") if isinstance(job.spec, Spec) else job.spec
     try:
-        spec = row.spec.model_validate(stored)
+        spec = row.spec.model_validate(as_asked(row.spec, stored))
     except ValidationError as error:
         raise InvalidInput(f"job {job.id} does not fit this version: upgrade vlyard") from error
     return Submission(spec=spec, pool=job.pool, priority=job.priority, labels=job.labels, max_runtime=job.max_runtime)
-
-
-def fields_set_by_us(spec: type[Spec]) -> tuple[str, ...]:
-    """The fields that VLyard sets when it splits a job up, and no user does."""
-    fields = spec.model_fields.items()
-    return tuple(name for name, field in fields if (field.description or "").startswith(_SET_BY_US))
 
 
 def _different(model: BaseModel) -> Iterator[tuple[str, Any]]:
@@ -90,6 +83,13 @@ def _how(wanted: Submission) -> Iterator[tuple[str, Any]]:
 def option(name: str) -> str:
     """What a field is called on the command line."""
     return "--" + _SINGULAR.get(name, name).replace("_", "-")
+
+
+def can_be_emptied(field: FieldInfo) -> bool:
+    """Whether it has a value by default and may be without: on a command line an empty text says so."""
+    if isinstance(field.default, tuple):
+        return bool(field.default) and not any(getattr(each, "min_length", 0) for each in field.metadata)
+    return not field.is_required() and field.default is not None and type(None) in get_args(field.annotation)
 
 
 def takes_numbers(annotation: Any) -> bool:
@@ -134,6 +134,8 @@ def _texts(value: Any) -> Iterator[str]:
         for key, meaning in value.items():
             plain = "=" not in key and not key.startswith("{")
             yield f"{key}={meaning}" if plain else json.dumps({key: str(meaning)})
+    elif value is None or value == ():
+        yield ""  # by default there is one
     elif isinstance(value, tuple) and isinstance(value[0], BaseModel):
         yield json.dumps([each.model_dump(mode="json") for each in value], ensure_ascii=False)
     elif isinstance(value, tuple):
@@ -197,7 +199,7 @@ def _node(value: Any, names: set[tuple[str, str]]) -> _Node:
             ")",
         )
     if isinstance(value, UUID):
-        return f"{_named(type(value), names)}({_literal(str(value))})"
+        return _Brackets(f"{_named(type(value), names)}(", (("", _literal(str(value))),), ")")
     if isinstance(value, Mapping):
         return _Brackets("{", tuple((f"{_literal(key)}: ", _node(each, names)) for key, each in value.items()), "}")
     if isinstance(value, tuple):

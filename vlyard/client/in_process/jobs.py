@@ -26,6 +26,7 @@ from vlyard.jobs import why
 from vlyard.jobs.changing import changed
 from vlyard.jobs.events import Event
 from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.ours import presumed
 from vlyard.jobs.output import LogPiece
 from vlyard.jobs.spec import Reference, Result, Spec
 from vlyard.jobs.state import TERMINAL, State
@@ -240,6 +241,7 @@ class Jobs:
             )
         if wanted.pool not in self._pools:
             yield Complaint(f"{where}/pool", f"there is no pool {wanted.pool!r}")
+        yield from presumed(wanted.spec, where)
         trees = wanted.spec.trees()
         for id in wanted.spec.inputs():
             if isinstance(id, Reference):
