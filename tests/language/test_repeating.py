@@ -7,6 +7,7 @@ import string
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import typer.main
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from tests.language.small_api import SmallApi, serving
 from tests.language.test_cli import environment, run
@@ -23,8 +25,10 @@ from vlyard.cli.app import build
 from vlyard.cli.kinds import submission
 from vlyard.cli.reading import read_submission
 from vlyard.errors import InvalidInput
-from vlyard.jobs.kinds import KINDS
-from vlyard.jobs.repeating import Form, repeated
+from vlyard.jobs.kinds import KINDS, Kind
+from vlyard.jobs.ours import fields_set_by_us
+from vlyard.jobs.repeating import Form, can_be_emptied, repeated
+from vlyard.jobs.spec import Spec
 from vlyard.jobs.view import Job, Submission
 
 COMMANDS = typer.main.get_command(build(["jobs"])).commands  # type: ignore[attr-defined]  # a group's; typer hides it
@@ -54,7 +58,36 @@ EXAMPLES: list[dict[str, Any]] = [
     {"kind": "prediction", "dataset": AN_ID, "splits": ["val"], "shards": 4, "shard": 0, "do_sample": False},
     {"kind": "conversion", "source": AN_ID, "classes": [7, "7", "car", '"quoted"', "true"], "rename": {"a=b": "c=d"}},
     {"kind": "conversion", "source": AN_ID, "split": {"train": 0.9, "val": 0.1}, "negatives": 0, "labels": "a/b"},
+    {"kind": "conversion", "source": AN_ID, "max_answer_tokens": 64, "tokenizer": AN_ID},
+    {"kind": "training_check", "dataset": AN_ID, "splits": [], "held_out": None},
+    {"kind": "training", "dataset": AN_ID, "splits": [], "held_out": None, "parts": ["merger", "vision"]},
+    {"kind": "training", "dataset": AN_ID, "held_out": "test", "evaluate": "checkpoint", "stop_after": 2},
+    {"kind": "evaluation", "dataset": AN_ID, "predictions": f"job:{AN_ID}/predictions", "aliases": {"a=b": "c"}},
+    {"kind": "evaluation", "dataset": AN_ID, "prompt": "Where?"},
+    {"kind": "export", "model": "vision/street@prod", "push_to": "huggingface", "repository": "a/b"},
+    {"kind": "verification", "export": f"job:{AN_ID}/model", "model": "hub:a/b@main"},
+    {"kind": "import", "source": "hub:a/b", "hub": "modelscope", "name": "b"},
+    *(
+        {**asked, **filled}
+        for asked in (
+            {"kind": "inference", "image": AN_ID},
+            {"kind": "prediction", "dataset": AN_ID},
+            {"kind": "evaluation", "dataset": AN_ID},
+        )
+        for filled in (
+            {"preset": "ground", "classes": ["car", "7"]},
+            {"preset": "key_information", "keys": ["total"]},
+            {"preset": "refer", "description": "the red one"},
+        )
+    ),
 ]
+PLAIN: dict[str, tuple[Any, ...]] = {  # values to try of each of JSON's types
+    "boolean": (True, False),
+    "integer": (0, 3, 10**6),
+    "number": (0, 0.3, 1e-5),
+    "string": ("-a 'b\"", "7", "a", "", AN_ID, "hub:a/b", f"job:{AN_ID}/model"),
+    "null": (None,),
+}
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=30)
 WORDS = st.lists(TEXT, max_size=3)
 HOW = st.fixed_dictionaries(
@@ -145,6 +178,52 @@ def test_a_job_is_said_again_in_three_ways_and_each_is_the_same_job(spec: dict[s
     says_it_again(Submission.model_validate({"spec": spec}), folder)
     how = {"pool": "night", "priority": -5, "labels": {"a=b": "-c", "{": "="}, "max_runtime": 90}
     says_it_again(Submission.model_validate({"spec": spec, **how}), folder)
+
+
+def values(schema: dict[str, Any]) -> Iterator[Any]:
+    """Values that a field of this JSON schema may take, and some that it does not."""
+    yield from schema.get("enum", PLAIN.get(schema.get("type", ""), ()) if "const" not in schema else [])
+    for each in schema.get("anyOf", ()):
+        yield from values(each)
+    if schema.get("type") == "array":
+        inner = list(values(schema["items"]))
+        yield from ([], *([each] for each in inner), inner[:2])
+    if schema.get("type") == "object":
+        keys = values(schema.get("propertyNames", {"type": "string"}))
+        yield from ({key: each} for key in keys for each in values(schema.get("additionalProperties", {})))
+
+
+def varied(kind: Kind) -> Iterator[tuple[str, Spec]]:
+    """The kind's examples with one field after another as it may be: the first, the last, no value; by its name."""
+    schemas = kind.spec.model_json_schema()["properties"]
+    examples = [each for each in EXAMPLES if each["kind"] == kind.name]
+    for name in schemas.keys() - {"kind", *fields_set_by_us(kind.spec)}:
+        known = [spec for value in values(schemas[name]) if (spec := first_valid(kind, examples, {name: value}))]
+        empty = [spec for spec in known if getattr(spec, name) in (None, ())]
+        yield from ((name, spec) for spec in {repr(spec): spec for spec in (known[:1] + known[-1:] + empty)}.values())
+
+
+def first_valid(kind: Kind, examples: list[dict[str, Any]], changes: dict[str, Any]) -> Spec | None:
+    for each in examples:
+        with suppress(ValidationError):
+            return kind.spec.model_validate({**each, **changes})
+    return None
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+def test_every_field_of_every_kind_is_said_again_whatever_it_may_be(kind: Kind, folder: Path) -> None:
+    fields = {name: field for name, field in kind.spec.model_fields.items() if name != "kind"}
+    changed, emptied = set(fields_set_by_us(kind.spec)), set()
+
+    for name, spec in varied(kind):
+        says_it_again(Submission(spec=spec), folder)
+        value = getattr(spec, name)
+        changed |= {name} if fields[name].is_required() or value != fields[name].default else set()
+        emptied |= {name} if value in (None, ()) else set()
+    changed |= {name for each in EXAMPLES if each["kind"] == kind.name for name in each.keys() - {"kind"}}
+
+    assert set(fields) - changed == set()
+    assert {name for name, field in fields.items() if can_be_emptied(field)} <= emptied
 
 
 @settings(deadline=None, max_examples=25)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from vlyard.errors import Complaint, InvalidInput
-from vlyard.jobs.repeating import option, takes_numbers
+from vlyard.jobs.repeating import can_be_emptied, option, takes_numbers
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -43,13 +43,15 @@ def collected(model: type[M], values: Mapping[str, Any]) -> M:
 
 
 def given(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the options say, as the model takes it: tables and lists whole, JSON read."""
+    """What the options say, as the model takes it: tables and lists whole, JSON read, none where an empty text is."""
     read = {}
     for name, field in model.model_fields.items():
         value = values.get(name)
         if value is None or (isinstance(value, list | tuple) and not value):
             continue  # the default
-        if is_nested(field.annotation):
+        if can_be_emptied(field) and value in ("", [""], ("",)):
+            value = () if is_repeated(field.annotation) else None
+        elif is_nested(field.annotation):
             value = _json(name, value)
         elif is_table(field.annotation):
             value = table(name, value)
@@ -141,6 +143,8 @@ def _help(field: FieldInfo) -> str:
         return f"{said} Repeatable, as KEY=VALUE."
     if is_nested(field.annotation):
         return f"{said} As JSON, or @ and a file of it."
+    if can_be_emptied(field):
+        said += " Empty ('') for none."
     return f"{said} Repeatable." if is_repeated(field.annotation) else said
 
 
