@@ -5,7 +5,7 @@ number, so that one that was given up changes nothing.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
@@ -15,12 +15,12 @@ from sqlalchemy.orm import Session
 from control import registry
 from control.endings import Ended, follow_up
 from control.failures import failure_of
-from control.retrying import Backoff, retry_delay
-from db import artefacts, jobs, leases
+from control.retrying import Backoff, Past, counts, retry_delay
+from db import artefacts, checkpoints, jobs, leases
 from db.models import Job, Outcome
 from db.owned import owned_row
 from db.queue import Pair
-from vlyard.errors import Blame, Conflict, VLyardError, WorkerLost
+from vlyard.errors import Blame, Conflict, OutOfMemory, VLyardError, WorkerLost
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Failure
 from vlyard.models import makes_version
@@ -85,7 +85,8 @@ def cancel(session: Session, team: UUID, job: UUID) -> Job:
 
 
 def _conclude(session: Session, ended: Sequence[tuple[leases.Held, Ending]], rules: Rules) -> Mapping[Pair, State]:
-    closings = [_closing(job, ending, rules) for job, ending in ended]
+    before = _before(session, ended)
+    closings = [_closing(job, ending, before, rules) for job, ending in ended]
     if closings:
         leases.end_attempts(session, closings)
     over = [Ended(each.held.job, each.held.team, each.target) for each in closings if each.target in TERMINAL]
@@ -93,22 +94,44 @@ def _conclude(session: Session, ended: Sequence[tuple[leases.Held, Ending]], rul
     return {(each.held.job, each.held.attempt): each.target for each in closings}
 
 
-def _closing(job: leases.Held, ending: Ending, rules: Rules) -> leases.Closing:
+@dataclass(frozen=True)
+class _Before:
+    """What must be known of jobs besides their rows, to say what becomes of them."""
+
+    progressed: Set[Pair]  # attempts that were lost, and left more than they were given
+    shortages: Mapping[UUID, int]  # attempts before that ran out of memory
+
+
+def _before(session: Session, ended: Sequence[tuple[leases.Held, Ending]]) -> _Before:
+    lost = [ending.pair for _, ending in ended if _blame(ending) is Blame.LOST]
+    short = [ending.pair[0] for _, ending in ended if _blame(ending) is Blame.OOM]
+    return _Before(
+        checkpoints.left_by(session, lost) if lost else set(),
+        checkpoints.ended_with(session, short, OutOfMemory.code) if short else {},
+    )
+
+
+def _blame(ending: Ending) -> Blame:
+    return ending.failure.blame if ending.failure else Blame.TRANSIENT
+
+
+def _closing(job: leases.Held, ending: Ending, before: _Before, rules: Rules) -> leases.Closing:
     """What becomes of a job whose attempt ended so."""
     closing = leases.Closing(job, ending.outcome, State.SUCCEEDED, job.failures, spent=ending.spent)
     if ending.outcome is Outcome.SUCCEEDED:
         return replace(closing, result=ending.result)
     error = ending.failure.model_dump(mode="json") if ending.failure else None
     if ending.outcome is Outcome.CANCELLED or job.cancel_requested:
-        return replace(closing, target=State.CANCELLED, error=error)
+        return replace(closing, target=State.CANCELLED, error=error, result=ending.result)
     if ending.outcome is Outcome.RELEASED:
         return replace(closing, target=State.QUEUED)
     if ending.outcome is Outcome.LOST and job.in_company:
         # Any of them may have been the reason: each is run again by itself, and only that counts.
         return replace(closing, target=State.QUEUED, error=error, alone=True)
-    failures = job.failures + 1
-    blame = ending.failure.blame if ending.failure else Blame.TRANSIENT
-    delay = retry_delay(blame, failures, job.max_attempts, rules.backoff, rules.rng)
+    blame = _blame(ending)
+    failures = job.failures + counts(blame, progressed=ending.pair in before.progressed)
+    past = Past(failures, before.shortages.get(job.job, 0) + (blame is Blame.OOM))
+    delay = retry_delay(blame, past, job.max_attempts, rules.backoff, rules.rng)
     if delay is None:
         return replace(closing, target=State.FAILED, failures=failures, error=error)
     alone = ending.outcome is Outcome.LOST

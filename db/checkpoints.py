@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import delete, func, literal, select
+from sqlalchemy import delete, func, literal, select, tuple_
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
@@ -55,6 +55,12 @@ def newest(session: Session, jobs: Sequence[UUID]) -> Mapping[UUID, Kept]:
     """The checkpoint of the most steps of each job that has one."""
     rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id.in_(jobs)).order_by(Checkpoint.step))
     return {row.job_id: Kept(row.step, row.key, row.bytes, row.sha256) for row in rows}  # the last of each stands
+
+
+def left_by(session: Session, pairs: Sequence[Pair]) -> set[Pair]:
+    """Those of these attempts that made a checkpoint which is still one: their jobs are further than before them."""
+    made = select(Checkpoint.job_id, Checkpoint.attempt).where(tuple_(Checkpoint.job_id, Checkpoint.attempt).in_(pairs))
+    return {(row.job_id, row.attempt) for row in session.execute(made)}
 
 
 def ended_with(session: Session, jobs: Sequence[UUID], code: str) -> Mapping[UUID, int]:

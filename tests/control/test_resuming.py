@@ -189,6 +189,31 @@ def test_an_attempt_hears_how_often_memory_ran_out_before_it(course: Course) -> 
     assert course.begin_again().shortages == 1  # what was given back is no shortage
 
 
+def test_a_job_may_lose_any_number_of_workers_as_long_as_each_leaves_more(course: Course) -> None:
+    # given a kind that has three attempts, and five workers that were lost after a checkpoint each
+    for step in range(100, 600, 100):
+        course.keep(step)
+        assert course.end(Outcome.LOST, WorkerLost()) is State.QUEUED
+        assert course.begin_again().kept is not None
+    # when others are lost that reached nothing, then its attempts are counted
+    assert course.end(Outcome.LOST, WorkerLost()) is State.QUEUED
+    course.begin_again()
+    assert course.end(Outcome.LOST, WorkerLost()) is State.QUEUED
+    course.begin_again()
+    assert course.end(Outcome.LOST, WorkerLost()) is State.FAILED
+
+
+def test_memory_that_runs_out_after_a_worker_was_lost_is_still_tried_in_smaller_pieces_and_once(course: Course) -> None:
+    course.end(Outcome.LOST, WorkerLost())
+    course.begin_again()
+    assert course.end(Outcome.FAILED, SHORT) is State.QUEUED
+    assert course.begin_again().shortages == 1
+    course.keep(100)
+    assert course.end(Outcome.LOST, WorkerLost()) is State.QUEUED
+    course.begin_again()
+    assert course.end(Outcome.FAILED, SHORT) is State.FAILED
+
+
 # --- the store ------------------------------------------------------------------------------------------------
 
 

@@ -293,7 +293,8 @@ def _target(before: Seen, pair: Pair, outcome: Outcome, error: VLyardError | Non
     if row["cancel_requested_at"] or error is None:
         return State.CANCELLED
     failures = row["failures"] + 1
-    hopeless = error.blame is Blame.USER or (error.blame is Blame.OOM and failures > 1)
+    again = any((attempt["error"] or {}).get("code") == error.code for attempt in before.attempts[pair[0]])
+    hopeless = error.blame is Blame.USER or (error.blame is Blame.OOM and again)
     return State.FAILED if hopeless or failures >= row["max_attempts"] else State.QUEUED
 
 
