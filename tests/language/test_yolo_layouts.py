@@ -326,3 +326,45 @@ def test_where_the_confidence_stands_is_found_by_what_makes_boxes(tmp_path: Path
     reader = _recognised(tmp_path, {"images/a.jpg": PICTURE, "labels/a.txt": f"{row}\n{row}\n"})
     assert reader.rows.confidence == place
     assert any(f"a confidence, {place}" in sentence for sentence in reader.evidence)
+
+
+@pytest.mark.parametrize("second", ["labels/a.TXT", "labels/a.jpg.txt", "images/a.txt", "annotations/a.txt"])
+def test_a_second_label_file_of_a_picture_is_named_with_its_rows(tmp_path: Path, second: str) -> None:
+    files = {"images/a.jpg": PICTURE, "labels/a.txt": LINE, second: LINE + LINE}
+    dataset = _recognised(tmp_path, {**files, "data.yaml": "train: images\nnames: [cat]\n"})
+    assert _pairs(dataset) == {"images/a.jpg": ("train", "labels/a.txt")}
+    (stray,) = [item for item in dataset.units() if isinstance(item, Stray)]
+    assert (stray.place.file, stray.finding.fault.code, stray.annotations) == (second, "second_label", 2)
+
+
+def test_labels_that_lie_far_off_or_belong_to_pictures_of_no_split_are_named(tmp_path: Path) -> None:
+    more = {"labels/extra/z.txt": LINE, "images/left/c.jpg": PICTURE, "labels/left/c.txt": LINE, "old/d.txt": LINE}
+    yaml = {"data.yaml": "train: images/train\nval: images/val\nnames: [cat]\n", "labels/classes.txt": "cat\n"}
+    dataset = _recognised(
+        tmp_path, {**PARALLEL, **more, **yaml, "labels/train/classes.txt": "cat\n", "old/me.txt": "x"}
+    )
+    assert _pairs(dataset) == PARALLEL_PAIRS
+    assert _strays(dataset) == {
+        ("labels/extra/z.txt", None, "orphan_label"),
+        ("old/d.txt", None, "orphan_label"),
+        ("images/left/c.jpg", None, "unlisted"),
+        ("labels/left/c.txt", None, "label_unlisted"),
+        ("labels/train/classes.txt", None, "not_labels"),
+    }
+
+
+@pytest.mark.parametrize("line", ["images", ".", "LICENSE", "images/v1.0"])
+def test_a_line_of_a_list_that_names_no_picture_is_refused_with_its_place(tmp_path: Path, line: str) -> None:
+    files = {**PARALLEL, "LICENSE": "MIT", "images/v1.0/b.png": PICTURE, "labels/v1.0/b.txt": LINE}
+    files["train.txt"] = f"images/train/a.jpg\n{line}\n"
+    dataset = _recognised(tmp_path, {**files, "data.yaml": "train: train.txt\nval: images/val\nnames: [cat]\n"})
+    assert _pairs(dataset) == PARALLEL_PAIRS
+    assert ("train.txt", 2, "not_a_picture") in _strays(dataset)
+
+
+def test_a_data_yaml_without_splits_still_names_the_classes(tmp_path: Path) -> None:
+    dataset = _recognised(tmp_path, {**PARALLEL, "data.yaml": "names: [cat, no]\nkpt_shape: [1, 2]\n"})
+    assert (dataset.layout, dataset.classes.names) == ("same_folder", {0: "cat", 1: "no"})
+    assert dataset.dataset.keypoints == (1, 2)
+    assert _pairs(dataset).keys() == PARALLEL_PAIRS.keys()
+    assert "data.yaml names classes, and no splits" in dataset.evidence[0]

@@ -173,7 +173,8 @@ class _Conversion:
                     told.write(
                         self.totals.row(Row(item.place, status, (item.finding,), item.annotations), policy) + b"\n"
                     )
-                    self.totals.annotations[Status.REFUSED] += item.annotations
+                    part = Status.REFUSED if status is Status.REFUSED else "left_out"
+                    self.totals.annotations[part] += item.annotations
                     self.totals.pictures["refused"] += item.picture
                 else:
                     unit, name = item

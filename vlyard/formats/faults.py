@@ -129,7 +129,9 @@ WRONG_SUFFIX = Fault("wrong_suffix", "it is not of the format that its name says
 PICTURE_MISSING = Fault("picture_missing", "the picture {name} is not in the data set")
 PICTURE_AMBIGUOUS = Fault("picture_ambiguous", "{count} pictures are called {name}, and the path names none of them")
 SPLIT_MISSING = Fault("split_missing", "{split}: {entry} is not in the data set")
+NOT_A_PICTURE = Fault("not_a_picture", "the list names {name}, which is not called as pictures are")
 ORPHAN_LABEL = Fault("orphan_label", "no picture belongs to this label file")
+SECOND_LABEL = Fault("second_label", "its picture has another label file, which was read")
 LABEL_AMBIGUOUS = Fault(
     "label_ambiguous", "{count} label files, such as {name}, may be the picture's (name their folder as `labels`)"
 )
@@ -137,7 +139,10 @@ MIXED_ROWS = Fault("mixed_rows", "it has rows of boxes and of polygons", "both w
 UNREADABLE_LABEL = Fault("unreadable_label", "the label file cannot be read: {damage}")
 LISTED_TWICE = Fault("listed_twice", "the picture was read before, for {split}", _AGAIN, True, Status.IGNORED)
 UNLISTED = Fault("unlisted", "no split of the data set contains this picture", _OUT, True, Status.IGNORED)
-NOT_LABELS = Fault("not_labels", "it holds no labels, and no picture has its name", _OUT, True, Status.IGNORED)
+LABEL_UNLISTED = Fault(
+    "label_unlisted", "it belongs to a picture that no split of the data set contains", _OUT, True, Status.IGNORED
+)
+NOT_LABELS = Fault("not_labels", "it holds no labels, and no picture was read with it", _OUT, True, Status.IGNORED)
 
 FAULTS: Mapping[str, Fault] = {fault.code: fault for fault in list(globals().values()) if isinstance(fault, Fault)}
 

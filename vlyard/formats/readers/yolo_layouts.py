@@ -20,7 +20,7 @@ SAME_FOLDER = "same_folder"
 _TEXT_LIMIT = 2**20  # bytes of a file that names classes: nine thousand names take a fifth of that
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _Said = TypeVar("_Said")  # what a description says, as its own format gives it
-_NAMES_FILES = ("classes.txt", "_darknet.labels", "obj.names", "classes.names")
+NAMES_FILES = ("classes.txt", "_darknet.labels", "obj.names", "classes.names")
 
 
 @dataclass(frozen=True)
@@ -231,12 +231,32 @@ def _key_values(tree: Tree, file: Path) -> dict[str, str]:
 
 def same_folder(tree: Tree) -> Dataset:
     """Every picture, for the want of a description."""
-    files = [file for file in tree.describing() if file.name in _NAMES_FILES]
-    names = min(files, key=lambda file: (len(file.parts), _NAMES_FILES.index(file.name)), default=None)
-    classes, remark = _named_by(tree, names)
-    evidence = ("no data.yaml and no obj.data: every picture, with the label file beside it or in labels/ for images/",)
+    files = [file for file in tree.describing() if file.name in NAMES_FILES]
+    names = min(files, key=lambda file: (len(file.parts), NAMES_FILES.index(file.name)), default=None)
+    said = _names_alone(tree) if names is None else None
+    sign = "no data.yaml and no obj.data" if said is None else f"{tree.name(said[0])} names classes, and no splits"
+    evidence = [f"{sign}: every picture, with the label file beside it or in labels/ for images/"]
     splits = (Split("train", (Source(".", tree.root),)),)
-    return Dataset(tree, SAME_FOLDER, (*evidence, remark), classes, splits, (tree.root,), ".", names)
+    shape: tuple[int, int] | None = None
+    points: tuple[str, ...] = ()
+    if said is None:
+        classes, remark = _named_by(tree, names)
+        evidence.append(remark)
+    else:
+        classes, remarks = _yaml_classes(tree.name(said[0]), said[1])
+        shape, points = _keypoints(tree.name(said[0]), said[1])
+        evidence += remarks
+    return Dataset(
+        tree, SAME_FOLDER, tuple(evidence), classes, splits, (tree.root,), ".", names,
+        keypoints=shape, keypoint_names=points,
+    )  # fmt: skip
+
+
+def _names_alone(tree: Tree) -> tuple[Path, Mapping[str, object]] | None:
+    """A data.yaml that names classes, and no split."""
+    files = [file for file in tree.describing() if file.name in {"data.yaml", "data.yml", "dataset.yaml"}]
+    said = {file: content for file in files if "names" in (content := _load_yaml(tree, file))}
+    return _shallowest(tree, said)
 
 
 def _named_by(tree: Tree, file: Path | None) -> tuple[Classes, str]:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from vlyard.formats import faults
-from vlyard.formats.readers.yolo_layouts import SAME_FOLDER, Dataset, Source, Split
+from vlyard.formats.readers.yolo_layouts import NAMES_FILES, SAME_FOLDER, Dataset, Source, Split
 from vlyard.formats.readers.yolo_rows import count_rows, looks_like_rows
 from vlyard.formats.reading import Place, Stray, Unit
 from vlyard.formats.tree import is_picture
@@ -30,6 +30,7 @@ class _Seen:
     folders: list[tuple[str, str]] = field(default_factory=list)  # read as a whole: with a slash, and the split
     names: dict[str, str] = field(default_factory=dict)  # read by a list -> split
     homes: dict[str, set[str]] = field(default_factory=dict)  # folder of labels -> folders of their pictures
+    moved: set[str] = field(default_factory=set)  # labels of pictures that were moved away from them
 
     def split_of(self, path: str) -> str | None:
         """For which split the picture was read, if it was."""
@@ -45,8 +46,10 @@ def units(dataset: Dataset) -> Iterator[Unit | Stray]:
             yield from pairing.of_source(split, source)
     pairing.homes.forget()
     pairing.look_for_more_labels()
-    yield from _orphans(dataset, pairing.seen)
-    yield from _unlisted(dataset, pairing.seen)
+    elsewhere: list[str] = []
+    yield from _unlisted(pairing, elsewhere)
+    yield from _orphans(pairing)
+    yield from _far_off(pairing, elsewhere)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,15 @@ class _Pairing:
             for folder, names in self.dataset.tree.folders(source.path):
                 yield from self._of_folder(split, folder, [name for name in names if is_picture(name)])
             self.seen.folders.append((f"{source.path}/", split.name))
+
+    def read_in(self, labels: str) -> frozenset[str]:
+        """The label files of that folder which are the first ones of their pictures."""
+        pictures = ((folder, name) for folder in self.seen.homes[labels] for name in _names(folder) if is_picture(name))
+        found = (self.homes.label(folder, name) or self._far(name) for folder, name in pictures)
+        return frozenset(label for label in found if label is not None) | self.seen.moved
+
+    def _far(self, name: str) -> str | None:
+        return next(iter(self.homes.far(name)), None)
 
     def look_for_more_labels(self) -> None:
         """Note the folders of labels whose pictures would lie in a folder that is not there, or has none."""
@@ -113,6 +125,10 @@ class _Pairing:
         bases = (*self.dataset.bases, listing.parent)
         picture = tree.find(written, (listing.parent, *bases) if written.startswith("./") else bases)
         label = None
+        if picture is not None and not is_picture(picture) and ("." not in picture.name or picture.is_dir()):
+            finding = faults.NOT_A_PICTURE.found(name=written)
+            yield Stray(Place(tree.name(listing), number), finding, picture=True)
+            return
         if picture is None:  # it may have been moved away from its label, which may still be where the list says
             named = tree.pictures_named(written)
             label = tree.find(f"{_stem(written)}.txt", bases)
@@ -130,6 +146,7 @@ class _Pairing:
             yield Stray(Place(tree.name(picture)), faults.LISTED_TWICE.found(split=earlier))
         else:
             seen.homes.setdefault(str(label.parent), set()).add(str(picture.parent))
+            seen.moved.add(str(label))
             yield Unit(tree.name(picture), str(picture), split.name, str(label))
         seen.names.setdefault(str(picture), split.name)
 
@@ -184,6 +201,11 @@ class Homes:
             places = dict.fromkeys(_customary(self.dataset, folder))
             self._lately[folder] = tuple(_Home(place) for place in places if os.path.isdir(place))  # noqa: PTH112
         return self._lately[folder]
+
+    def label(self, folder: str, picture: str) -> str | None:
+        """The label file of a picture there, where it lies as custom has it."""
+        found = (home.label(picture) for home in self.near(folder))
+        return next((label for label in found if label is not None), None)
 
     def forget(self) -> None:
         """Let go of the names that are remembered: what comes next needs the room for others."""
@@ -241,31 +263,66 @@ def _label_folders(dataset: Dataset, folder: str) -> Iterator[tuple[str, str]]:
 # --- what has no partner --------------------------------------------------------------------------------------
 
 
-def _orphans(dataset: Dataset, seen: _Seen) -> Iterator[Stray]:
-    """Label files without a picture, in every folder where labels were found or looked for."""
-    tree = dataset.tree
+def _orphans(pairing: _Pairing) -> Iterator[Stray]:
+    """Label files that no picture was read with, in every folder where labels were found or looked for."""
+    dataset, seen = pairing.dataset, pairing.seen
     lists = {str(source.path) for split in dataset.splits for source in split.sources}
     lists.add(str(dataset.names_file))
     for labels in sorted(seen.homes):
         beside = {_stem(name) for folder in seen.homes[labels] for name in _names(folder) if is_picture(name)}
         beside.update({other for stem in beside if not stem.isascii() for other in _spellings(stem)})
-        alone = [name for name in _names(labels) if name[-4:].lower() == ".txt" and not _beside(name[:-4], beside)]
-        for name in sorted(alone):
+        shared = any(near[0].folder != labels for folder in seen.homes[labels] if (near := pairing.homes.near(folder)))
+        alone: list[str] = []
+        doubtful: list[str] = []  # a picture may have a label file that goes before it
+        for name in _names(labels):
+            if name[-4:].lower() == ".txt":
+                if not _beside(name[:-4], beside):
+                    alone.append(name)
+                elif shared or name[:-4] not in beside or not name.endswith(".txt"):
+                    doubtful.append(name)
+        read = pairing.read_in(labels) if doubtful else frozenset()
+        second = {name for name in doubtful if f"{labels}/{name}" not in read}
+        for name in sorted({*alone, *second}):
             label = f"{labels}/{name}"
-            if label in lists:
-                continue
-            if labels.endswith("/labels") or looks_like_rows(label):
-                yield Stray(Place(tree.name(label)), faults.ORPHAN_LABEL.found(), annotations=count_rows(label))
-            else:
-                yield Stray(Place(tree.name(label)), faults.NOT_LABELS.found())
+            if label not in lists:
+                yield _unread(dataset, label, faults.SECOND_LABEL if name in second else faults.ORPHAN_LABEL)
+        pairing.homes.forget()
 
 
-def _unlisted(dataset: Dataset, seen: _Seen) -> Iterator[Stray]:
+def _unread(dataset: Dataset, label: str, fault: faults.Fault) -> Stray:
+    """What a text file is that no picture was read with."""
+    folder, _, name = label.rpartition("/")
+    surely = folder.endswith("/labels") and name not in NAMES_FILES and fault is faults.ORPHAN_LABEL
+    if surely or looks_like_rows(label):
+        return Stray(Place(dataset.tree.name(label)), fault.found(), annotations=count_rows(label))
+    return Stray(Place(dataset.tree.name(label)), faults.NOT_LABELS.found())
+
+
+def _unlisted(pairing: _Pairing, elsewhere: list[str]) -> Iterator[Stray]:
+    """Pictures that were not read, with their labels; notes the folders with text files that nobody looked into."""
+    dataset, seen = pairing.dataset, pairing.seen
     whole = frozenset(folder.rstrip("/") for folder, _ in seen.folders)
     for folder, names in dataset.tree.folders(without=whole):
+        if folder not in seen.homes and any(name.endswith(".txt") for name in names):
+            elsewhere.append(folder)
         for name in names:
             if is_picture(name) and seen.split_of(f"{folder}/{name}") is None:
                 yield Stray(Place(dataset.tree.name(f"{folder}/{name}")), faults.UNLISTED.found())
+                label = pairing.homes.label(folder, name)
+                if label is not None:
+                    seen.homes.setdefault(label.rpartition("/")[0], set()).add(folder)
+                    yield _unread(dataset, label, faults.LABEL_UNLISTED)
+
+
+def _far_off(pairing: _Pairing, folders: list[str]) -> Iterator[Stray]:
+    """Labels in folders where no picture's are looked for."""
+    dataset = pairing.dataset
+    lists = {str(source.path) for split in dataset.splits for source in split.sources}
+    for folder in folders if dataset.labels is None else ():
+        for name in sorted(_names(folder)) if folder not in pairing.seen.homes else ():
+            label = f"{folder}/{name}"
+            if name.endswith(".txt") and label not in lists and looks_like_rows(label) and count_rows(label):
+                yield _unread(dataset, label, faults.ORPHAN_LABEL)
 
 
 def _stem(written: str) -> str:
