@@ -58,6 +58,8 @@ def drain(
     with _transaction() as session:
         for worker in named:
             workers.drain(session, worker, draining=not undo)
+    if wait:
+        time.sleep(_LOOK_SECONDS)  # what was being claimed just now is to be seen
     while wait and any(each.running for each in _living() if each.id in named):
         time.sleep(_LOOK_SECONDS)
     if as_json:

@@ -33,7 +33,7 @@ from sqlalchemy.orm import Session
 from db.clock import from_now, seconds
 from db.events import told
 from db.jobs import append_events, is_in, moved_to
-from db.models import Attempt, Job, Outcome
+from db.models import Attempt, Job, Outcome, Worker
 from db.queue import Pair
 from db.recordset import recordset, to_rows
 from db.session import to_json
@@ -93,7 +93,10 @@ class Renewed:
 
 
 def claim(session: Session, worker: UUID, pairs: Sequence[Pair], lease_seconds: float) -> Sequence[Claimed]:
-    """Take dispatched jobs, if their attempts are still the current ones: one compare-and-set for all of them."""
+    """Take dispatched jobs, if their attempts are still the current ones: one compare-and-set for all of them.
+
+    A worker that is draining gets none.
+    """
     given = {"rows": _pairs(pairs), "by_worker": worker, "lease": lease_seconds}
     rows = session.connection().execute(_CLAIM, given)
     return [Claimed(row.id, row.attempt, row.team_id, row.kind, row.spec, row.max_runtime_seconds) for row in rows]
@@ -225,6 +228,7 @@ def _claim() -> Select[Any]:
     moved = (
         moved_to(State.RUNNING)
         .where(Job.id == rung.c.job, Job.attempt == rung.c.attempt)
+        .where(~select(Worker.draining).where(Worker.id == _WORKER).scalar_subquery())
         .values(
             worker_id=_WORKER,
             claimed_at=func.now(),

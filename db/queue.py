@@ -24,6 +24,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    tuple_,
     union_all,
     update,
 )
@@ -32,7 +33,7 @@ from uuid_utils.compat import uuid7
 
 from db.clock import from_now, seconds
 from db.events import told
-from db.jobs import moved_to
+from db.jobs import is_in, moved_to
 from db.models import Job, JobDependency, Pool, Team, Worker
 from db.recordset import recordset, to_rows
 from vlyard.jobs.kinds import Device
@@ -132,6 +133,13 @@ def unanswered(
         .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.device, Job.bundle)
     )
     return _doorbells(session.execute(statement).all())
+
+
+def ring_anew(session: Session, pairs: Sequence[Pair]) -> None:
+    """Have dispatched jobs count as unanswered at once: who heard of them is not to take them."""
+    rung = [Job.id.in_([job for job, _ in pairs]), tuple_(Job.id, Job.attempt).in_(pairs)]
+    silent = update(Job).where(*rung, is_in(State.DISPATCHED)).values(rung_at=func.to_timestamp(0))
+    session.execute(silent.execution_options(synchronize_session=False))
 
 
 def now(session: Session) -> datetime:

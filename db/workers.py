@@ -62,9 +62,15 @@ def register(
     return worker.id
 
 
-def beat(session: Session, worker: UUID) -> None:
-    """Say that the worker is alive."""
-    session.execute(update(Worker).where(Worker.id == worker).values(heartbeat_at=func.now()))
+def beat(session: Session, worker: UUID) -> bool:
+    """Say that the worker is alive; returns whether it is to drain."""
+    beating = update(Worker).where(Worker.id == worker).values(heartbeat_at=func.now())
+    return bool(session.execute(beating.returning(Worker.draining)).scalar_one_or_none())
+
+
+def is_draining(session: Session, worker: UUID) -> bool:
+    """Whether the worker is to take nothing more."""
+    return bool(session.scalar(select(Worker.draining).where(Worker.id == worker)))
 
 
 def drain(session: Session, worker: UUID, *, draining: bool) -> None:

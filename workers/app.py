@@ -4,7 +4,6 @@ import gc
 import os
 import socket
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,6 @@ from uuid import UUID
 import structlog
 from celery import Celery
 from celery.signals import worker_shutting_down
-from celery.worker.consumer import Consumer
 
 from control.artefacts import ArtefactStore
 from control.queue import make_app, queue_name
@@ -26,6 +24,7 @@ from db.session import Database
 from vlyard.errors import Unavailable
 from vlyard.jobs.kinds import KINDS, Device, Isolation
 from workers.completer import Completer
+from workers.consuming import QueueConsumer, Taps
 from workers.handlers import load_handler
 from workers.lease import LeaseKeeper
 from workers.logs import secrets_of
@@ -33,9 +32,7 @@ from workers.runner import Runner
 
 log = structlog.get_logger()
 
-_TELLING_SECONDS = 0.2  # from a task's event to Flower, at most
 _SWITCH_SECONDS = 0.0002  # Python's own is 0.005
-_TOLD_AT_ONCE = 1_000  # events; far more than happen meanwhile
 
 
 @dataclass(frozen=True)
@@ -61,24 +58,6 @@ class AttemptFailed(Exception):
     """The attempt did not succeed. Raised for Flower to see; the job's row says why."""
 
 
-class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's consumer, which tells of tasks a few times a second: each telling costs as much as many short jobs."""
-
-    _tells_at = 0.0  # monotonic
-
-    def on_send_event_buffered(self) -> None:
-        if self.hub:
-            self.hub.call_soon(self._tell_later)  # which also wakes the loop: a task's end frees a slot
-
-    def _tell_later(self) -> None:
-        now = time.monotonic()
-        if now >= self._tells_at:  # and not a mark that is taken back: a lost connection clears the timer
-            self._tells_at = now + _TELLING_SECONDS
-            self.hub.call_later(_TELLING_SECONDS, self._flush_events)
-            if self.event_dispatcher:
-                self.event_dispatcher.buffer_limit = _TOLD_AT_ONCE  # the event that fills it would wake nobody
-
-
 def work(settings: Settings, post: Post) -> None:
     """Work until the process is told to stop: SIGTERM begins nothing new, and gives back what does not end in time."""
     database = Database(settings.database_url.get_secret_value(), connections=post.slots + 3, role="vlyard-worker")
@@ -98,12 +77,15 @@ def work(settings: Settings, post: Post) -> None:
             gpus=machine.gpus,
             self_test=machine.self_test,
         )
+    queues = [queue_name(post.device, post.pool, kind) for kind in post.kinds]
+    taps = Taps(queues)
     keeper = LeaseKeeper(
         database,
         worker,
         settings.lease_seconds,
         settings.stop_grace_seconds,
         lambda: bell.strike(Channel.EVENTS),
+        heed=taps.heed,
     )
     rules = rules_from(settings)
     completer = Completer(database, worker, rules, lambda: bell.strike(*Channel))
@@ -112,7 +94,7 @@ def work(settings: Settings, post: Post) -> None:
     keeper.start()
     bell.start()
     completer.start()
-    _consume(settings, post, runner)
+    _consume(make_app(settings, queues), post, runner, taps)
     completer.stop()
     keeper.stop()
     bell.stop()
@@ -126,13 +108,12 @@ def default_name(device: Device) -> str:
     return f"{device}-{os.getpid()}@{socket.gethostname()}"
 
 
-def _consume(settings: Settings, post: Post, runner: Runner) -> None:
-    app = make_app(settings, [queue_name(post.device, post.pool, kind) for kind in post.kinds])
+def _consume(app: Celery, post: Post, runner: Runner, taps: Taps) -> None:
     for kind in post.kinds:
         _add_task(app, kind, runner)
 
     def leave(**_: Any) -> None:
-        runner.leave(settings.shutdown_grace_seconds)
+        runner.leave(runner.settings.shutdown_grace_seconds)
         try:
             with runner.database.transaction() as session:
                 workers.drain(session, runner.worker, draining=True)
@@ -143,9 +124,10 @@ def _consume(settings: Settings, post: Post, runner: Runner) -> None:
     log.info("working", pool=post.pool, device=post.device, kinds=list(post.kinds), slots=post.slots, name=post.name)
     gc.collect()
     gc.freeze()  # what is loaded by now stays; looking through it for garbage again and again took a seventh of the CPU
+    QueueConsumer.taps = taps
     app.Worker(
         hostname=post.name, concurrency=post.slots, pool="threads", loglevel="WARNING", without_gossip=True,
-        without_mingle=True, quiet=True, consumer_cls=_Consumer,
+        without_mingle=True, quiet=True, consumer_cls=QueueConsumer,
     ).start()  # fmt: skip
 
 

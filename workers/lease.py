@@ -47,6 +47,7 @@ class Hold:
     start_noted: bool = False
     on_stop: Callable[[], None] = lambda: None
     log: AttemptLog | None = None  # what its handler says
+    left: Mapping[str, Any] | None = None  # the result in part of a handler that was cancelled
     _progress: Progress | None = None
     _metrics: Mapping[str, Any] | None = None
     _pace: Pace = field(default_factory=Pace)
@@ -85,6 +86,10 @@ class Hold:
             metrics, self._metrics = self._metrics, None
         return metrics
 
+    def leave(self, result: Mapping[str, Any]) -> None:
+        """What there is of a result, where the handler then ends because it was cancelled."""
+        self.left = result
+
     def stop(self, reason: VLyardError) -> None:
         """Tell the work to stop; the first reason stands."""
         with self._lock:
@@ -104,7 +109,10 @@ class LeaseKeeper:
         lease_seconds: float,
         grace_seconds: float,
         happened: Callable[[], None] = lambda: None,  # called when there is something new to read of a job
+        *,
+        heed: Callable[[bool], None] = lambda _: None,  # called at each beat: whether the worker is to drain
     ) -> None:
+        self._heed = heed
         self._happened = happened
         self._database = database
         self._worker = worker
@@ -171,7 +179,7 @@ class LeaseKeeper:
         metrics = {pair: noted for pair, hold in holds.items() if (noted := hold.take_metrics())}
         pieces = [piece for hold in holds.values() if hold.log for piece in hold.log.pending()]
         with self._database.transaction() as session:
-            workers.beat(session, self._worker)
+            draining = workers.beat(session, self._worker)
             renewed = leases.renew(session, self._worker, list(holds), self._lease) if holds else []
             for pair, told in progress.items():
                 leases.record_progress(session, self._worker, pair, told.model_dump(mode="json"))
@@ -180,6 +188,7 @@ class LeaseKeeper:
             logs.append(session, self._worker, pieces)
             if begun:
                 leases.note_starts(session, self._worker, {hold.pair: asked_at - hold.began_at for hold in begun})
+        self._heed(draining)
         for hold in begun:
             hold.start_noted = True
         for hold in holds.values():

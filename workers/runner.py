@@ -27,6 +27,7 @@ from control.inputs import Inputs, checked_inputs, inputs_of, names_of
 from control.lifecycle import Ending, Rules
 from control.resuming import Resumption, resumptions
 from control.settings import Settings
+from db import queue, workers
 from db.leases import Claimed
 from db.models import Outcome
 from db.queue import Pair
@@ -79,6 +80,8 @@ class Runner:
         with self.database.transaction() as session:
             claimed = lifecycle.claim(session, self.worker, pairs, self.rules)
             found = _Found(inputs_of(session, claimed), resumptions(session, claimed))
+            if not claimed and workers.is_draining(session, self.worker):
+                queue.ring_anew(session, pairs)
         if len(claimed) < len(pairs):
             logger.info("nothing to claim", count=len(pairs) - len(claimed), first=str(pairs[0][0]))
         # The leases of all are kept from the start, while they wait for their turn.
@@ -149,7 +152,7 @@ class Runner:
         except StaleAttempt:
             raise
         except Cancelled:
-            return Ending(hold.pair, Outcome.CANCELLED)
+            return Ending(hold.pair, Outcome.CANCELLED, result=hold.left)
         except WorkerStopping:
             return Ending(hold.pair, Outcome.RELEASED)
         except HandlerFailed as error:
@@ -194,6 +197,7 @@ class Runner:
                 say=log.write,
                 check=hold.check,
                 record=hold.note,
+                leave=hold.leave,
                 hand_over=keep,
                 **given,
             )

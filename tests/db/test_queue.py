@@ -109,6 +109,22 @@ def test_of_two_workers_that_answer_one_bundle_each_job_has_one(database: Databa
     assert sorted(claimed) == [job for job, _ in pairs]
 
 
+def test_a_draining_worker_claims_nothing_and_what_it_heard_of_is_rung_anew_for_others(database: Database) -> None:
+    with database.transaction() as session:
+        pair, other = rows.dispatched(session, rows.team(session)), rows.worker(session)
+        draining = rows.worker(session)
+        workers.drain(session, draining, draining=True)
+        assert workers.beat(session, draining)
+        assert not workers.beat(session, other)
+        assert leases.claim(session, draining, [pair], LEASE) == []
+        assert queue.unanswered(session, "default", ["noop"], 600, 10) == []
+        queue.ring_anew(session, [(pair[0], pair[1] + 1)])  # not this attempt
+        assert queue.unanswered(session, "default", ["noop"], 600, 10) == []
+        queue.ring_anew(session, [pair])
+        assert [bell.pairs for bell in queue.unanswered(session, "default", ["noop"], 600, 10)] == [(pair,)]
+        assert leases.claim(session, other, [pair], LEASE)
+
+
 def test_a_claimed_job_brings_its_own_time_limit(database: Database) -> None:
     with database.transaction() as session:
         owner = rows.team(session)

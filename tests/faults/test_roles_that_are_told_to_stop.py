@@ -12,6 +12,7 @@ import pytest
 
 from db.models import Outcome
 from tests.system import System, eventually
+from vlyard.jobs.kinds import Device
 from vlyard.jobs.state import State
 
 
@@ -112,25 +113,34 @@ def test_an_api_that_is_told_to_stop_does_not_wait_for_those_who_follow_a_job(sy
         assert ended_within(pid, 15)
 
 
-def test_a_draining_worker_ends_what_it_runs_and_is_given_nothing_more_until_it_is_asked_to(system: System) -> None:
-    # given a worker at work, and a job that waits for it
+def test_a_draining_worker_ends_what_it_runs_and_takes_nothing_from_others_until_it_is_asked_to(
+    system: System,
+) -> None:
+    # given a worker at work, and another one that listens to the same queues
     system.start_dispatcher()
-    system.start_worker(name="only")
-    [worker] = system.living()
+    system.start_worker(Device.CPU, "--slots", "2", name="leaving")
+    [leaving] = system.living()
     running = system.submit(kind="noop", seconds=3)
     eventually(lambda: system.job(running).state is State.RUNNING)
     # when an operator drains it and waits
-    vlyard(system, "drain", worker.name, "--wait")
+    vlyard(system, "drain", leaving.name, "--wait")
     # then what it ran has succeeded
     assert system.job(running).state is State.SUCCEEDED
     assert "draining" in vlyard(system, "workers")
-    # and what comes now waits until it works again
-    later = system.submit()
+    # and what comes now waits for another worker, though it has a slot and nothing to do
+    later = [system.submit() for _ in range(8)]
     with pytest.raises(AssertionError, match="did not happen"):
-        system.ended(later, seconds=2)
-    vlyard(system, "drain", worker.name, "--undo")
-    assert system.ended(later).state is State.SUCCEEDED
-    assert "working" in vlyard(system, "workers")
+        system.ended(later[0], seconds=2)
+    system.start_worker(name="staying")
+    later += [system.submit() for _ in range(8)]
+    for job in later:
+        assert system.ended(job).state is State.SUCCEEDED
+        assert leaving.id not in {each.worker_id for each in system.attempts(job)}
+    # and it takes jobs again once it is asked to
+    vlyard(system, "drain", leaving.name, "--undo")
+    assert "draining" not in vlyard(system, "workers")
+    system.kill("staying")
+    assert system.ended(system.submit()).state is State.SUCCEEDED
 
 
 def test_a_key_that_was_taken_back_opens_nothing(system: System) -> None:
