@@ -33,7 +33,7 @@ def stream(messages: AsyncIterator[str]) -> StreamingResponse:
 
 
 def message(type: str, data: BaseModel | None = None, seq: int | None = None) -> str:
-    """One message as the standard has it, section 9.2.6: JSON holds no line break, so its data is one line."""
+    """One message as the standard has it, section 9.2.6: JSON escapes CR and LF, which alone end lines there."""
     number = "" if seq is None else f"id: {seq}\n"
     return f"{number}event: {type}\ndata: {data.model_dump_json() if data else '{}'}\n\n"
 

@@ -8,17 +8,20 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.language.small_api import KEY, Fault, Reply, SmallApi, problem, serving
 from vlyard import Client
 from vlyard.cli.watch import progress_text
+from vlyard.client.following import follow_stream
 from vlyard.errors import NotFound, Unavailable, VLyardError
 from vlyard.jobs.events import Event
 from vlyard.jobs.output import Artefacts, LogPage, LogPiece
 from vlyard.jobs.state import State
 from vlyard.jobs.view import Progress
 
+ODD = "a\x85b\u2028c\u2029d\x0be\x0cf\x1cg"  # with all that ends a line somewhere, but not in a stream of events
 DONE = b"event: done\ndata: {}\n\n"
 SUCCEEDED = {"state": "succeeded", "attempt": 1, "result": {"echo": "hello", "attempt": 1}}
 
@@ -89,6 +92,16 @@ def test_a_job_that_there_is_not_has_no_events(api: SmallApi, client: Client) ->
     job = answers(api, Fault(problem(404, "not_found", "there is no such job")))
     with pytest.raises(NotFound):
         list(client.events(job))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_line_of_a_stream_ends_where_the_standard_says_and_nowhere_else_in_what_is_said(end: str) -> None:
+    stream = (event(1, text=ODD) + b": still here\n\n" + event(2, text="é") + DONE).decode().replace("\n", end).encode()
+    reply = httpx.Response(200, content=(bytes([byte]) for byte in stream))
+
+    first, second = (json.loads(message.data) for message in follow_stream(lambda _: reply, 0))
+
+    assert (first["data"], second["data"]) == ({"text": ODD}, {"text": "é"})
 
 
 def test_an_answer_that_is_no_event_is_told_as_such(api: SmallApi, client: Client) -> None:
@@ -189,9 +202,8 @@ def test_watch_tells_what_a_training_measures_in_a_line(api: SmallApi) -> None:
 
 
 def test_watch_prints_events_for_programs(api: SmallApi) -> None:
-    ran = run(api, "watch", answers(api, event(1, fraction=0.5) + DONE), "--json")
-    [line] = ran.stdout.splitlines()
-    assert (json.loads(line)["seq"], json.loads(line)["data"]) == (1, {"fraction": 0.5})
+    ran = run(api, "watch", answers(api, event(1, text=ODD) + DONE), "--json")
+    assert (json.loads(ran.stdout)["seq"], json.loads(ran.stdout)["data"]) == (1, {"text": ODD})
 
 
 def test_watching_a_job_that_fails_fails(api: SmallApi) -> None:

@@ -241,6 +241,22 @@ def test_events_and_log_tell_what_happened(client: Client) -> None:
     assert list(client.log(job.id, follow=True)) == ["asked to say 'hello'\n"]
 
 
+def test_what_ends_a_line_for_unicode_alone_travels_in_events_logs_and_errors() -> None:
+    odd = "a\x85b\u2028c\u2029d"
+
+    def speak(spec: NoopSpec, files: Files) -> NoopResult:
+        files.say(odd)
+        files.progress(0.5, odd)
+        raise InvalidInput(odd)
+
+    with Client(transport=InProcess({NoopSpec: speak})) as client:
+        job = client.submit(NoopSpec())
+        *_, progress, end = client.events(job.id)
+
+        assert (progress.data["text"], end.data["error"]["message"]) == (odd, odd)
+        assert "".join(client.log(job.id, follow=True)) == f"{odd}\n"
+
+
 def test_progress_is_told_to_who_waits(api: InProcess, client: Client) -> None:
     seen: list[Job] = []
     api.hold()

@@ -1,9 +1,12 @@
 """Reading a stream of server-sent events to its end, through lost connections. Knows the wire, and no jobs."""
 
+import codecs
+import io
 import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import httpx
 
@@ -32,7 +35,7 @@ def follow_stream(connect: Callable[[int], httpx.Response], after: int) -> Itera
     while True:
         reply = connect(after)
         try:
-            for name, message in _messages(reply.iter_lines()):
+            for name, message in _messages(_lines(reply.iter_bytes())):
                 if name == DONE:
                     return
                 if message.seq > after:
@@ -45,6 +48,18 @@ def follow_stream(connect: Callable[[int], httpx.Response], after: int) -> Itera
         finally:
             reply.close()
         time.sleep(FIRST_PAUSE)  # a server that ends streams early is not run over
+
+
+def _lines(pieces: Iterator[bytes]) -> Iterator[str]:
+    """The whole lines of a stream as the standard ends them, section 9.2.5: by CR, LF or both.
+
+    Unicode's other ends of lines, U+0085, U+2028 and U+2029, stand as they are in what a log or an error says.
+    """
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)
+    rest = ""
+    for piece in chain(pieces, (b"",)):  # the empty one is the end: a last CR that no LF follows
+        *whole, rest = (rest + decoder.decode(piece, final=not piece)).split("\n")
+        yield from whole
 
 
 def _messages(lines: Iterator[str]) -> Iterator[tuple[str, Message]]:
