@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from vlyard.jobs.noop import NoopResult, NoopSpec
     from vlyard.jobs.prediction import PredictionResult, PredictionSpec
+    from vlyard.jobs.repeating import repeated
     from vlyard.jobs.spec import Result, Spec
     from vlyard.jobs.state import State
     from vlyard.jobs.training import TrainingResult, TrainingSpec
@@ -96,6 +97,7 @@ __all__ = [
     "VerificationSpec",
     "WaitTimeout",
     "__version__",
+    "repeated",
 ]
 
 _MODULES = (
@@ -108,6 +110,7 @@ _MODULES = (
     "vlyard.jobs.inference",
     "vlyard.jobs.noop",
     "vlyard.jobs.prediction",
+    "vlyard.jobs.repeating",
     "vlyard.jobs.spec",
     "vlyard.jobs.state",
     "vlyard.jobs.training",

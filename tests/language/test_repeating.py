@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import vlyard
 from tests.language.small_api import SmallApi, serving
 from tests.language.test_cli import environment, run
 from vlyard.cli.app import build
@@ -230,6 +231,15 @@ def test_every_field_of_every_kind_is_said_again_whatever_it_may_be(kind: Kind, 
 @given(spec=SPECS, how=HOW)
 def test_whatever_texts_and_numbers_are_in_it(spec: dict[str, Any], how: dict[str, Any], folder: Path) -> None:
     says_it_again(Submission.model_validate({"spec": spec, **how}), folder)
+
+
+def test_a_program_has_the_texts_by_their_forms_names_and_is_told_of_one_that_there_is_not() -> None:
+    with vlyard.Client(transport=vlyard.InProcess({vlyard.NoopSpec: vlyard.NoopResult(attempt=1)})) as client:
+        job = client.submit(vlyard.NoopSpec(echo="it's"), pool="default", labels={"try": "first"})
+
+        assert from_cli(vlyard.repeated(job, "cli")) == from_python(vlyard.repeated(client.job(job.id), "python"))
+        with pytest.raises(InvalidInput, match="choose from cli, yaml, python"):
+            vlyard.repeated(job, "toml")
 
 
 def test_only_what_differs_from_the_defaults_is_said() -> None:

@@ -46,9 +46,14 @@ class Form(StrEnum):
     PYTHON = "python"
 
 
-def repeated(job: Job, form: Form) -> str:
-    """The text that repeats the job. Raises `InvalidInput` where this version cannot read its specification."""
-    return _FORMS[form](submission_of(job))
+def repeated(job: Job, form: Form | str) -> str:
+    """The text that repeats the job: a command line (`cli`), a pipeline (`yaml`), or a program (`python`).
+
+    Raises `InvalidInput` where this version cannot read its specification, and for any other form.
+    """
+    if form not in tuple(Form):
+        raise InvalidInput(f"a job is not repeated as {form!r}: choose from {', '.join(Form)}")
+    return _FORMS[Form(form)](submission_of(job))
 
 
 def submission_of(job: Job) -> Submission:
