@@ -12,14 +12,14 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
-from pydantic import ValidationError
 from redis import Redis
 
 from control.artefacts import ArtefactStore
-from control.settings import Settings
+from control.settings import Settings, read_settings
 from db.migrating import is_served
 from db.session import Database
 from vlyard.checks import Check, Finding, broken, ok, skipped
+from vlyard.errors import InvalidInput
 
 _NAMING = {"database_url", "redis_url", "s3_endpoint", "s3_access_key", "s3_bucket"}
 _SECONDS = 5.0  # that Redis may take for an answer
@@ -30,9 +30,9 @@ _CONTENT = b"vlyard doctor"
 def checks() -> Iterator[Check]:
     """The server side's checks, with the settings of this process."""
     try:
-        settings = Settings()
-    except ValidationError as error:
-        faults = "; ".join(f"VLYARD_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())
+        settings = read_settings()
+    except InvalidInput as error:
+        faults = "; ".join(f"{each.where}: {each.what}" for each in error.complaints)
         yield Check("settings", partial(broken, faults, "set them as docs/settings.md says"))
         return
     if not settings.model_fields_set & _NAMING:

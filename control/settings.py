@@ -4,8 +4,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from vlyard.errors import Complaint, InvalidInput
 
 
 class Settings(BaseSettings):
@@ -130,6 +132,10 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="A token of Hugging Face that may write, for exports that go there; every team may then use it.",
     )
+    modelscope_push_token: SecretStr = Field(
+        SecretStr(""),
+        description="A token of ModelScope that may write, for exports that go there; every team may then use it.",
+    )
     export_dir: Path | None = Field(
         None, description="Where exports that name a folder get one, on the worker's machine."
     )
@@ -140,7 +146,26 @@ class Settings(BaseSettings):
     work_dir: Path | None = Field(None, description="Where attempts keep their scratch folders; default: the system's.")
 
 
+def read_settings() -> Settings:
+    """The settings as the environment has them. Raises `InvalidInput` that names each variable that does not fit."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        complaints = [_complaint(str(one["loc"][0]), one["input"], one["msg"]) for one in error.errors()]
+        raise InvalidInput("The settings do not fit", complaints) from None
+
+
+def _complaint(name: str, given: object, message: str) -> Complaint:
+    default = Settings.model_fields[name].default
+    usual = "" if default in (None, "") else f", {default}"
+    return Complaint(
+        f"VLYARD_{name.upper()}",
+        f"{given!r} does not fit: {message}",
+        f"correct it, or unset it for its default{usual}",
+    )
+
+
 @lru_cache(maxsize=1)
 def load_settings() -> Settings:
-    """The settings of this process, read once from its environment."""
-    return Settings()
+    """The settings of this process, read once from its environment; raises as `read_settings` does."""
+    return read_settings()
