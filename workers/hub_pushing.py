@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -11,22 +12,49 @@ from pydantic import SecretStr
 
 from control.settings import Settings
 from vlyard.errors import Complaint, InvalidInput, Unavailable
-from workers import uploading
+from workers import modelscope_uploading, uploading
 from workers.qwen.programs import last_words, run_program
 
 HubName = Literal["huggingface", "modelscope"]
-_SETTING = "VLYARD_PUSH_TOKEN"
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How files get to a hub."""
+
+    program: str
+    token: Callable[[Settings], SecretStr]
+    setting: str  # that holds the token
+    variable: str  # in which the program finds it
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+_WAYS: Mapping[HubName, _Way] = {
+    "huggingface": _Way(
+        program=uploading.__file__,
+        token=lambda settings: settings.push_token,
+        setting="VLYARD_PUSH_TOKEN",
+        variable="HF_TOKEN",
+        environment={
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",  # mirrors speak the older protocol alone
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        },
+    ),
+    "modelscope": _Way(
+        program=modelscope_uploading.__file__,
+        token=lambda settings: settings.modelscope_push_token,
+        setting="VLYARD_MODELSCOPE_PUSH_TOKEN",
+        variable="MODELSCOPE_API_TOKEN",
+    ),
+}
 
 
 def require_hub(hub: HubName, settings: Settings) -> None:
     """Raise `InvalidInput` where this worker cannot send anything to that hub."""
-    if hub == "modelscope":
-        what = "ModelScope takes files only from its own package, which VLyard does not bring"
-        fix = "name a folder, and run `modelscope upload <owner>/<name> <folder>` there"
-        raise _refused("/spec/push_to", what, fix)
-    if not settings.push_token.get_secret_value():
+    if not _WAYS[hub].token(settings).get_secret_value():
         what = f"the workers have no token for {hub} with which they may write"
-        raise _refused("/spec/push_to", what, f"ask the operator to set {_SETTING}")
+        raise _refused("/spec/push_to", what, f"ask the operator to set {_WAYS[hub].setting}")
 
 
 def push(
@@ -38,18 +66,13 @@ def push(
     beside the folder are written meanwhile. Raises `InvalidInput` where the hub does not want it, and `Unavailable`.
     """
     require_hub(hub, settings)
-    token = settings.push_token
+    way = _WAYS[hub]
+    token = way.token(settings)
     note, said = (folder.with_name(f"{folder.name}.push.{end}") for end in ("json", "txt"))
-    asked = {"endpoint": _endpoint(settings), "repository": repository, "private": private, "folder": str(folder)}
+    asked = {"endpoint": _endpoint(hub, settings), "repository": repository, "private": private, "folder": str(folder)}
     note.write_text(json.dumps(asked), encoding="utf-8")
-    environment = {
-        **os.environ,
-        "HF_TOKEN": token.get_secret_value(),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",  # mirrors speak the older protocol alone
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    code = run_program([sys.executable, "-P", uploading.__file__, str(note)], said, check, environment)
+    environment = {**os.environ, way.variable: token.get_secret_value(), **way.environment}
+    code = run_program([sys.executable, "-P", way.program, str(note)], said, check, environment)
     if code:
         raise Unavailable(f"sending to {hub} failed: {_without(token, last_words(said))}")
     came = json.loads(note.read_text(encoding="utf-8"))
@@ -60,13 +83,13 @@ def push(
         raise Unavailable(f"{hub} does not take the export: {words}")
     if came["failed"] == "token":
         what = f"{hub} refuses the workers' token for {repository} ({words})"
-        raise _refused("/spec/repository", what, f"choose another owner, or ask the operator to look at {_SETTING}")
+        raise _refused("/spec/repository", what, f"choose another owner, or ask the operator to look at {way.setting}")
     raise _refused("/spec/repository", f"{hub} refuses it ({words})", "choose another repository")
 
 
-def _endpoint(settings: Settings) -> str:
-    """Of Hugging Face: the operator's mirror where there is one."""
-    return settings.hub_endpoint if settings.hub == "huggingface" else settings.other_hub_endpoint
+def _endpoint(hub: HubName, settings: Settings) -> str:
+    """The operator's mirror of that hub where there is one."""
+    return settings.hub_endpoint if settings.hub == hub else settings.other_hub_endpoint
 
 
 def _without(token: SecretStr, words: str) -> str:

@@ -38,6 +38,7 @@ def secrets_of(settings: Settings) -> frozenset[str]:
         settings.hub_token,
         settings.other_hub_token,
         settings.push_token,
+        settings.modelscope_push_token,
     )
     keys = {each.get_secret_value() for each in hidden}
     plain = {*urls, *keys, *(unquote(urlsplit(url).password or "") for url in urls)}
