@@ -183,6 +183,12 @@ def test_the_points_of_a_pose_are_kept_by_name_and_unlabelled_ones_are_not(tmp_p
     assert [point.name for point in outside.target.keypoints] == ["nose", "point_2"]
 
 
+def test_a_row_that_looks_like_a_pose_is_refused_where_nothing_says_how_many_points_it_has(tmp_path: Path) -> None:
+    text = "0 0.5 0.5 0.4 0.4 0.4 0.45 2 0 0 0 0.6 0.55 1"
+    assert _one(tmp_path, text).codes == ["pose_undeclared"]
+    assert _one(tmp_path, text, rows=Rows(TWO, outlines=True)).codes == ["confidence", "far_outside"]
+
+
 def test_a_confidence_is_taken_off_wherever_the_set_has_it(tmp_path: Path) -> None:
     last, second = Rows(TWO), Rows(TWO, confidence="second")
     for rows, text in ((last, f"{GOOD} 0.9"), (second, "1 0.9 0.5 0.5 0.2 0.4")):

@@ -330,7 +330,7 @@ def test_where_the_confidence_stands_is_found_by_what_makes_boxes(tmp_path: Path
 
 @pytest.mark.parametrize("second", ["labels/a.TXT", "labels/a.jpg.txt", "images/a.txt", "annotations/a.txt"])
 def test_a_second_label_file_of_a_picture_is_named_with_its_rows(tmp_path: Path, second: str) -> None:
-    files = {"images/a.jpg": PICTURE, "labels/a.txt": LINE, second: LINE + LINE}
+    files: dict[str, str | bytes] = {"images/a.jpg": PICTURE, "labels/a.txt": LINE, second: LINE + LINE}
     dataset = _recognised(tmp_path, {**files, "data.yaml": "train: images\nnames: [cat]\n"})
     assert _pairs(dataset) == {"images/a.jpg": ("train", "labels/a.txt")}
     (stray,) = [item for item in dataset.units() if isinstance(item, Stray)]
@@ -355,7 +355,12 @@ def test_labels_that_lie_far_off_or_belong_to_pictures_of_no_split_are_named(tmp
 
 @pytest.mark.parametrize("line", ["images", ".", "LICENSE", "images/v1.0"])
 def test_a_line_of_a_list_that_names_no_picture_is_refused_with_its_place(tmp_path: Path, line: str) -> None:
-    files = {**PARALLEL, "LICENSE": "MIT", "images/v1.0/b.png": PICTURE, "labels/v1.0/b.txt": LINE}
+    files: dict[str, str | bytes] = {
+        **PARALLEL,
+        "LICENSE": "MIT",
+        "images/v1.0/b.png": PICTURE,
+        "labels/v1.0/b.txt": LINE,
+    }
     files["train.txt"] = f"images/train/a.jpg\n{line}\n"
     dataset = _recognised(tmp_path, {**files, "data.yaml": "train: train.txt\nval: images/val\nnames: [cat]\n"})
     assert _pairs(dataset) == PARALLEL_PAIRS
@@ -368,3 +373,23 @@ def test_a_data_yaml_without_splits_still_names_the_classes(tmp_path: Path) -> N
     assert dataset.dataset.keypoints == (1, 2)
     assert _pairs(dataset).keys() == PARALLEL_PAIRS.keys()
     assert "data.yaml names classes, and no splits" in dataset.evidence[0]
+
+
+POSES = {
+    "one point of two numbers": ("0 .5 .5 .4 .4 .45 .45\n", (1, 2)),
+    "three of three, one unlabelled": ("0 .5 .5 .4 .4 .4 .45 2 0 0 0 .6 .55 1\n", (3, 3)),
+    "outlines of three points": ("0 .1 .2 .5 .2 .3 .6\n", None),
+    "a turned box that would hold its last corners": ("0 .5 .5 .7 .6 .6 .8 .4 .7\n", None),
+    "outlines beside boxes": ("0 .5 .5 .4 .4 .45 .45\n" + LINE, None),
+    "outlines of several lengths": ("0 .5 .5 .4 .4 .45 .45\n0 .5 .5 .4 .4 .45 .45 .46 .46\n", None),
+}
+
+
+@pytest.mark.parametrize("what", POSES)
+def test_rows_with_keypoints_are_recognised_where_every_row_shows_them(tmp_path: Path, what: str) -> None:
+    rows, shape = POSES[what]
+    files: dict[str, str | bytes] = {"images/a.jpg": PICTURE, "labels/a.txt": rows}
+    assert _recognised(tmp_path, files).rows.keypoints == shape
+    assert _read(tmp_path, Wanted(kpt_shape="5x3")).rows.keypoints == (5, 3)
+    told = _read(tmp_path, Wanted(kpt_shape="0")).rows
+    assert (told.keypoints, told.outlines) == (None, True)

@@ -103,7 +103,8 @@ def convert(
         aside.mkdir()
         # The helpers wake up while the source is recognised; a few pictures are done before any is awake.
         with Crew(processes if count > 2 * _CHUNK[options.check] else 1) as crew:
-            reader = recognise(tree, Wanted(options.source_format, options.labels, options.coordinates, aside))
+            said = options.source_format, options.labels, options.coordinates, options.kpt_shape
+            reader = recognise(tree, Wanted(*said, aside))
             options = _with_a_held_out_split(options, reader)
             choice = Choice.of(options, reader.classes)
             classes = Classes(choice.classes)

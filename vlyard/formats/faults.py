@@ -59,6 +59,10 @@ DECIMAL_COMMA = Fault("decimal_comma", "its numbers have decimal commas", "they 
 PIXELS = Fault("pixels", "{values} look like pixels, and must lie in 0..1 (say so with coordinates=pixels-…)")
 NOT_PIXELS = Fault("not_pixels", "{values} are no pixels, and pixels were announced by `coordinates`")
 SIZE_UNKNOWN = Fault("size_unknown", "pixels need the picture's size, and nobody looked (choose check=header)")
+POSE_UNDECLARED = Fault(
+    "pose_undeclared",
+    "it looks like a box with keypoints of 3 numbers, and nothing says how many (say so with kpt_shape=…)",
+)
 KEYPOINT_OUTSIDE = Fault("keypoint_outside", "keypoint {name} lies outside the picture", "the keypoint was left out")
 CLASS_NOT_INTEGER = Fault("class_not_integer", "the class id {value} is not an integer")
 CLASS_AS_DECIMAL = Fault("class_as_decimal", "the class id is written {value}", "it was read as {id}")

@@ -207,5 +207,6 @@ class Wanted:
 
     format: str = "auto"  # auto, or the only format to try
     labels: str = ""  # a file or folder in the source that holds the labels; empty: look everywhere
-    coordinates: str = "relative"  # of YOLO rows: relative, or how their pixels are to be read
+    coordinates: str = "relative"  # of YOLO rows and answers: relative, or how their pixels are to be read
+    kpt_shape: str = ""  # of YOLO rows: `17x3`, `0`, or empty: as the set says or shows
     scratch: Path | None = None  # a folder for what a reader must put on disk: an index, embedded pictures

@@ -53,6 +53,12 @@ class ConversionOptions(BaseModel):
         description="What the four numbers of a YOLO row are: relative as the format says, or pixels of the picture: "
         "centre and size, left top corner and size, or two corners. Pixels are never guessed.",
     )
+    kpt_shape: str = Field(
+        "",
+        pattern=r"^(0|[1-9][0-9]{0,2}x[23])?$",
+        description="How many keypoints a YOLO row has and numbers for each, such as `17x3`, where no data.yaml says "
+        "so; `0`: rows are outlines. Empty: recognised, where every row shows the same.",
+    )
     policy: Literal["fix", "skip", "strict"] = Field(
         "fix",
         description="What to do with a fault in an annotation, a picture or the set: fix mends what has one clear "

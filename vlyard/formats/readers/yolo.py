@@ -10,13 +10,15 @@ from vlyard.formats.classes import Classes
 from vlyard.formats.readers import yolo_layouts
 from vlyard.formats.readers.yolo_layouts import SAME_FOLDER, Dataset
 from vlyard.formats.readers.yolo_pairs import units
-from vlyard.formats.readers.yolo_rows import Coordinates, Rows, first_rows, looks_like_rows
+from vlyard.formats.readers.yolo_rows import Coordinates, Rows, first_rows, is_pose, looks_like_rows
 from vlyard.formats.reading import Reading, Stray, Unit, Wanted
 from vlyard.formats.record import Look
 from vlyard.formats.tree import Tree, storable
 
 _SAMPLED = 200  # label files that are looked into before all are read
 _ROWS_EACH = 20
+_NO_KEYPOINTS = "0"
+_SAME = 0.002  # by how much rounded corners of a turned box may miss it, as a part of the picture
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,18 @@ def _reader(dataset: Dataset, wanted: Wanted) -> YoloReader:
     if dataset.layout == SAME_FOLDER and sampled:
         folders = dict.fromkeys(tree.name(cast(str, unit.label)).rpartition("/")[0] or "." for unit in sampled)
         evidence.append(f"labels lie in {', '.join(list(folders)[:5])}{' and elsewhere' if len(folders) > 5 else ''}")
-    confidence, remark = _confidence(row for unit in sampled for row in first_rows(cast(str, unit.label), _ROWS_EACH))
+    seen = [row for unit in sampled for row in first_rows(cast(str, unit.label), _ROWS_EACH)]
+    confidence, remark = _confidence(seen)
+    evidence += remark
+    keypoints, remark = _keypoints(dataset, wanted, seen)
     evidence += remark
     rows = Rows(
         dataset.classes,
         confidence,
-        dataset.keypoints,
+        keypoints,
         dataset.keypoint_names,
         cast(Coordinates, wanted.coordinates),
+        wanted.kpt_shape == _NO_KEYPOINTS,
     )
     return YoloReader(dataset, rows, tuple(map(storable, evidence)))
 
@@ -99,7 +105,38 @@ def _has_rows(tree: Tree, labels: str) -> bool:
     return any(path.suffix.lower() == ".txt" and looks_like_rows(str(path)) for path in tree.walk(folder))
 
 
-def _confidence(rows: Iterator[Sequence[str]]) -> tuple[Literal["last", "second"], list[str]]:
+def _keypoints(
+    dataset: Dataset, wanted: Wanted, rows: Sequence[Sequence[str]]
+) -> tuple[tuple[int, int] | None, list[str]]:
+    """How many keypoints rows have, and numbers for each: as was said, else as every long row shows it."""
+    if wanted.kpt_shape:
+        count, _, each = wanted.kpt_shape.partition("x")
+        shape = None if wanted.kpt_shape == _NO_KEYPOINTS else (int(count), int(each))
+        return shape, [f"kpt_shape is {wanted.kpt_shape}, as asked"]
+    long = [row for row in rows if len(row) > 6]
+    if dataset.keypoints is not None or wanted.coordinates != "relative" or len({len(row) for row in long}) != 1:
+        return dataset.keypoints, []
+    numbers = len(long[0]) - 5
+    boxes = any(len(row) == 5 for row in rows)  # beside these, points of two numbers are outlines
+    for each in (3, 2):
+        if all(is_pose(row[1:], each) for row in long) and (each == 3 or not (boxes or all(map(_is_turned, long)))):
+            shape = numbers // each, each
+            what = (
+                f"rows of {numbers + 5} fields are boxes with {shape[0]} keypoints of {each} numbers, which they hold"
+            )
+            return shape, [f"{what} (if these are outlines, say kpt_shape=0)"]
+    return None, []
+
+
+def _is_turned(row: Sequence[str]) -> bool:
+    """Whether the numbers are the corners of a turned box: its diagonals have one middle."""
+    if len(row) != 9:
+        return False
+    x1, y1, x2, y2, x3, y3, x4, y4 = map(float, row[1:])
+    return abs(x1 + x3 - x2 - x4) <= _SAME and abs(y1 + y3 - y2 - y4) <= _SAME
+
+
+def _confidence(rows: Sequence[Sequence[str]]) -> tuple[Literal["last", "second"], list[str]]:
     """Where rows of six fields have their confidence: where what is left are boxes that lie in their pictures.
 
     Detectors write it last, as Ultralytics does; other tools write `class confidence x y w h`.

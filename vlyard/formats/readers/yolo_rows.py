@@ -33,6 +33,7 @@ _PIXEL_FIELDS = {
 }
 _NOISE = 1e-6  # as in `reading`: the rounding of six written digits
 _EDGE = 1 + _NOISE
+_SLACK = 0.01  # how far a keypoint may lie outside its box, which is drawn by hand
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Rows:
     keypoints: tuple[int, int] | None = None  # how many a row has, and numbers for each: data.yaml's kpt_shape
     keypoint_names: tuple[str, ...] = ()
     coordinates: Coordinates = "relative"
+    outlines: bool = False  # whether whoever converts said that no row has keypoints
 
     def read(self, path: str, name: str, look: Look, reading: Reading) -> None:
         """Give every row of the file to `reading`; `name` is what the report calls the file."""
@@ -131,6 +133,8 @@ class Rows:
         pose = 0 if self.keypoints is None else self.keypoints[0] * self.keypoints[1]
         values: Sequence[str] = fields[1:]
         confidence = None
+        if not (pose or self.outlines) and self.coordinates == "relative" and is_pose(values, 3):
+            raise Refused(faults.POSE_UNDECLARED.found())
         # One field too many for every form of row is a confidence.
         if (pose and count == 6 + pose) or (not (pose and count == 5 + pose) and count % 2 == 0):
             values, confidence = self._without_confidence(values)
@@ -228,6 +232,23 @@ class Rows:
                 continue
             points.append(Keypoint(min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0), name, not seen or seen[0] != 1))
         return tuple(points), findings
+
+
+def is_pose(values: Sequence[str], numbers_each: int) -> bool:
+    """Whether the numbers behind a row's class are a box inside the picture and at least one point that it holds.
+
+    A point's third number says how visible it is: 0, 1 or 2.
+    """
+    if len(values) <= 4 or (len(values) - 4) % numbers_each or not all(map(_DECIMAL.fullmatch, values)):
+        return False
+    x, y, width, height, *rest = map(float, values)
+    across, down, seen = rest[::numbers_each], rest[1::numbers_each], rest[2::3] if numbers_each == 3 else ()
+    if not {*seen} <= {0, 1, 2} or min(width, height) <= 0:
+        return False
+    if max(abs(2 * x - 1) + width, abs(2 * y - 1) + height) > 1 + _SLACK:
+        return False
+    points = [(a, b) for place, (a, b) in enumerate(zip(across, down, strict=True)) if not seen or seen[place]]
+    return all(abs(a - x) <= width / 2 + _SLACK and abs(b - y) <= height / 2 + _SLACK for a, b in points)
 
 
 def count_rows(path: str) -> int:
