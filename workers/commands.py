@@ -1,5 +1,6 @@
 """`vlyard worker`."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from control.settings import load_settings
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.kinds import KINDS, Device
+from vlyard.jobs.view import POOL_PATTERN
 
 # Of two messages with questions, the one's pictures are read while the other's are answered.
 _SLOTS: Mapping[Device, int] = {Device.CPU: 1, Device.GPU: 2}
@@ -23,12 +25,21 @@ def worker(
     name: Annotated[str, typer.Option(help="Its name; default: device, process and host.")] = "",
 ) -> None:
     """Run a worker."""
+    _expect_a_pools_name(pool)
     from control.logs import configure  # here, because every `vlyard` command reads this file
     from workers.app import Post, default_name, work
 
     configure()
     post = Post(pool, device, _kinds(device, kinds), slots or _SLOTS[device], name or default_name(device))
     work(load_settings(), post)
+
+
+def _expect_a_pools_name(name: str) -> None:
+    """Raise `InvalidInput` where no job could name the pool."""
+    if not re.fullmatch(POOL_PATTERN, name):
+        fix = "use small letters, digits and -, 63 at most, beginning with a letter or digit"
+        complaint = Complaint("--pool", f"no job can name a pool {name!r}", fix)
+        raise InvalidInput("this worker cannot work there", [complaint])
 
 
 def _kinds(device: Device, text: str) -> list[str]:
