@@ -86,6 +86,21 @@ def test_a_pipeline_fails_where_a_job_of_it_does_and_says_which(api: SmallApi, p
     assert f"job {jobs[0]['id']}: no such luck" in ran.stderr.replace("\n", " ")
 
 
+def test_one_command_that_tunes_prints_its_jobs_for_programs_also_where_one_of_them_fails(
+    api: SmallApi, tmp_path: Path
+) -> None:
+    (tmp_path / "street.zip").write_bytes(b"labels")
+    api.life = [FAILED]
+
+    ran = run(api, "train", tmp_path / "street.zip", "--json")
+
+    jobs = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert ran.returncode == 3
+    assert [job["kind"] for job in jobs] == ["conversion", "training_check", "training", "evaluation"]
+    assert {job["error"]["message"] for job in jobs} == {"no such luck"}
+    assert "4 of 4 jobs did not succeed" in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -108,10 +123,18 @@ def test_a_pipeline_that_is_none_is_refused_before_anything_is_sent(
     assert api.asked == []
 
 
-def test_a_folder_is_uploaded_as_a_tree_where_the_field_takes_one(api: SmallApi, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "{kind: conversion, source: 'file:street'}",
+        "{kind: training, dataset: 'file:street'}",
+        "{kind: export, model: demo, dataset: 'file:street'}",  # which the verification reads
+    ],
+)
+def test_a_folder_is_uploaded_as_a_tree_where_the_field_takes_one(api: SmallApi, tmp_path: Path, spec: str) -> None:
     (tmp_path / "street").mkdir()
     (tmp_path / "street" / "a.txt").write_text("0 0.5 0.5 0.1 0.1")
-    (tmp_path / "pipeline.yaml").write_text("jobs: [{spec: {kind: conversion, source: 'file:street'}}]")
+    (tmp_path / "pipeline.yaml").write_text(f"jobs: [{{spec: {spec}}}]")
     refusal = problem(422, "invalid_input", "That is enough.")
     api.faults["POST /v1/artefacts:tree"] = [Fault(refusal)]
 

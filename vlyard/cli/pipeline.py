@@ -46,7 +46,7 @@ def run(
             print(job.model_dump_json())
     else:
         _console(stderr=False).print(_table(batch.jobs, ended))
-    _fail_if_any_did(ended)
+    fail_if_any_did(ended)
 
 
 def followed(client: Client, entries: Sequence[Entry]) -> Sequence[Job]:
@@ -89,7 +89,7 @@ def _files(marked: Batch, texts: Mapping[str, str], folder: Path, where: str) ->
     fix = f"paths are relative to the folder of {where}"
     files: dict[str, Path] = {}
     for entry in marked.jobs:
-        named = {id: texts[str(id)] for id in entry.spec.inputs() if str(id) in texts}
+        named = {UUID(mark): text for mark, text in texts.items() if entry.spec.place_of(UUID(mark))}
         paths = {id: located(text.removeprefix(FILE), text, folder, fix) for id, text in named.items()}
         refuse_folders(entry.spec, {id: (paths[id], text) for id, text in named.items()})
         files |= {str(id): path for id, path in paths.items()}
@@ -123,7 +123,8 @@ def _console(*, stderr: bool) -> Console:
     return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
 
 
-def _fail_if_any_did(ended: Sequence[Job]) -> None:
+def fail_if_any_did(ended: Sequence[Job]) -> None:
+    """Raise `JobFailed`, or `Cancelled` where that is all, with what each job said that did not succeed."""
     bad = [job for job in ended if job.state is not State.SUCCEEDED]
     if bad:
         kind = Cancelled if all(job.state is State.CANCELLED for job in bad) else JobFailed

@@ -6,7 +6,7 @@ Knows no kind of job: whether a folder will do, the specification says.
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -30,10 +30,12 @@ def refuse_folders(spec: Spec, named: Mapping[UUID, tuple[Path, str]]) -> None:
 
     What is named, and where, stands behind the id that it has in the specification for now.
     """
+    shares = spec.split_up(uuid4).values()  # what a job hands on to those that share its work
+    taken = {id for each in (spec, *shares) for id in each.trees()}
     complaints = [
         Complaint(where, f"{path.name} is a folder, and this takes a file", "name one of its files")
         for id, (path, where) in named.items()
-        if path.is_dir() and id not in spec.trees()
+        if path.is_dir() and id not in taken
     ]
     if complaints:
         raise InvalidInput("A folder will not do", complaints)
