@@ -57,6 +57,13 @@ class Box:
         return cls(x1, y1, x2, y2, Frame.RELATIVE)
 
     @classmethod
+    def judged(cls, x1: float, y1: float, x2: float, y2: float) -> "Box":
+        """From corners in 0..1 known to be numbers, in order: in a third of the time, for boxes by the million."""
+        box = object.__new__(cls)
+        box.__dict__.update(x1=x1, y1=y1, x2=x2, y2=y2, frame=Frame.RELATIVE, size=None)
+        return box
+
+    @classmethod
     def from_thousand(cls, corners: Sequence[float]) -> "Box":
         """From x1, y1, x2, y2 in 0..1000, such as the model's `bbox_2d`."""
         x1, y1, x2, y2 = corners

@@ -6,6 +6,7 @@ pieces together in order. Memory does not grow with the set, and the same input 
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from vlyard.formats.choosing import Choice
 from vlyard.formats.classes import Classes
 from vlyard.formats.crew import Crew
 from vlyard.formats.drawing import contact_sheet
-from vlyard.formats.faults import Status, judge
+from vlyard.formats.faults import SPARE_NEGATIVE, Status, judge
 from vlyard.formats.picture import DEFAULT_MAX_PIXELS, open_picture
 from vlyard.formats.planning import Chances, Plan
 from vlyard.formats.plots import statistics_sheet
@@ -83,12 +84,11 @@ def convert(
     `strict`, where an option does not fit the source, where the output folder is not empty or lies in the source;
     `RefusedArchive` for an unsafe archive.
     """
-    source, output = source.resolve(), output.absolute()
+    source, output = source.resolve(), output.resolve()
     _check_places(source, output)
     if pictures == "keep" and options.to in LABEL_FORMATS:
         complaint = Complaint("pictures", f"the format {options.to} has its pictures beside it", "copy or link them")
         raise InvalidInput("The options do not fit", [complaint])
-    output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
@@ -133,6 +133,14 @@ def _check_places(source: Path, output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         complaint = Complaint(str(output), "it exists and is not an empty folder", "choose a new folder")
         raise InvalidInput("The output cannot be written", [complaint])
+    if output.is_mount():
+        complaint = Complaint(str(output), "a file system is mounted there", "choose a folder inside it")
+        raise InvalidInput("The output cannot be written", [complaint])
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        complaint = Complaint(str(output), f"{error.filename}: {error.strerror}", "choose a folder elsewhere")
+        raise InvalidInput("The output cannot be written", [complaint]) from error
 
 
 class _Conversion:
@@ -153,15 +161,19 @@ class _Conversion:
         with self.rows.open("wb") as rows, Streams(work.folder, work.writer) as streams:
             for sheaf in crew.in_order(work, _chunks(self._jobs(), chunk)):
                 self._add(sheaf, rows, streams)
-                self._say(self.plan.pictures)
-            for jobs in _chunks(self._negatives(), chunk):
-                self._add(work.do(jobs), rows, streams)
-            self.totals.pictures["left_out"] += self.held_back.count - self.held_back.taken
+                self.done += _done(sheaf)
+                self._say(self.done, self.plan.pictures)
+            self.done, most = 0, self.held_back.count
+            for sheaf in crew.in_order(work, _chunks(self._negatives(), chunk)):
+                self._add(sheaf, rows, streams)
+                self.done += _done(sheaf)
+                self._say(self.plan.pictures, self.plan.pictures, f", {self.done} of {most} without objects again")
             with self.strays.open("rb") as told:
                 for row in told:
                     _append(rows, row.rstrip(b"\n"))
             self._refuse_nothing()
-        self.progress(1.0, f"{self.done} of {self.plan.pictures} pictures")
+        read = self.totals.as_json()["pictures"]["read"]
+        self.progress(1.0, f"{read} of {read} pictures")
         return self._finish()
 
     def _jobs(self) -> Iterator[Job]:
@@ -193,19 +205,26 @@ class _Conversion:
         self.sheet += sheaf.shown
         while len(self.sheet) > 2 * _ON_THE_SHEET:  # every second one, so that they come from the whole set
             self.sheet = self.sheet[::2]
-        pictures = sheaf.totals.pictures
-        self.done += pictures["kept"] + pictures["refused"] + pictures["left_out"] + len(sheaf.held_back)
 
-    def _say(self, expected: int) -> None:
-        done = min(self.done, expected)
-        self.progress(done / expected if expected else None, f"{done} of {expected} pictures")
+    def _say(self, done: int, expected: int, more: str = "") -> None:
+        done = min(done, expected)
+        self.progress(done / expected if expected else None, f"{done} of {expected} pictures{more}")
 
     def _negatives(self) -> Iterator[Job]:
-        """As many of the pictures without objects as are wanted for those with objects, split by split."""
-        ratio = self.work.options.negatives
-        if ratio is not None:
-            samples = dict(self.totals.samples)
-            yield from self.held_back.lowest({split: int(count * ratio) for split, count in samples.items()})
+        """As many of the pictures without objects as are wanted for samples with objects, split by split."""
+        options, left = self.work.options, Sheaf()
+        if options.negatives is None:
+            return
+        each = 1 if options.to in LABEL_FORMATS else options.questions  # samples of a picture without objects
+        counts = {split: int(count * options.negatives / each) for split, count in self.totals.samples.items()}
+        with self.strays.open("ab") as told:
+            for job in self.held_back.lowest(counts):
+                if job.chosen:
+                    yield job
+                    continue
+                self.work.leave_out(job, SPARE_NEGATIVE, left)
+                told.write(left.rows.pop() + b"\n")
+        self.totals += left.totals
 
     def _refuse_nothing(self) -> None:
         if self.totals.boxes.total():
@@ -240,12 +259,13 @@ class _Conversion:
             "boxes_per_class": dict(sorted(totals.boxes_per_class.items())),
             "totals": totals.as_json(),
         }
-        write_report(folder, head, self.rows)
-        statistics = self.tally.as_json()
-        (folder / STATISTICS).write_bytes(orjson.dumps(statistics, option=orjson.OPT_INDENT_2))
-        statistics_sheet(statistics).save(folder / PLOTS, compress_level=1)
-        small = [picture for shown in self.sheet[:_ON_THE_SHEET] if (picture := self._small(shown)) is not None]
-        contact_sheet(small or [(Image.new("RGB", (1, 1)), [])]).save(folder / CONTACT_SHEET, compress_level=1)
+        with ThreadPoolExecutor(1, "sheet") as beside:  # Pillow decodes and encodes beside other threads
+            sheet = beside.submit(self._draw_sheet)
+            write_report(folder, head, self.rows)
+            statistics = self.tally.as_json()
+            (folder / STATISTICS).write_bytes(orjson.dumps(statistics, option=orjson.OPT_INDENT_2))
+            statistics_sheet(statistics).save(folder / PLOTS, compress_level=1)
+            sheet.result()
         return ConversionReport(
             format=reader.format,
             layout=reader.layout,
@@ -266,6 +286,11 @@ class _Conversion:
         met = self.totals.classes
         return {number: met.get(number, f"class_{number}") for number in range(max(met, default=-1) + 1)}
 
+    def _draw_sheet(self) -> None:
+        small = [picture for shown in self.sheet[:_ON_THE_SHEET] if (picture := self._small(shown)) is not None]
+        sheet = contact_sheet(small or [(Image.new("RGB", (1, 1)), [])])
+        sheet.save(self.work.folder / CONTACT_SHEET, compress_level=1)
+
     def _small(self, shown: Shown) -> Drawn | None:
         try:
             picture = open_picture(Path(shown.path), max_pixels=self.work.max_pixels)
@@ -277,6 +302,12 @@ class _Conversion:
 
 def _append(rows: BinaryIO, row: bytes) -> None:
     rows.write((b",\n" if rows.tell() else b"") + row)
+
+
+def _done(sheaf: Sheaf) -> int:
+    """How many pictures were seen to."""
+    pictures = sheaf.totals.pictures
+    return pictures["kept"] + pictures["refused"] + pictures["left_out"] + len(sheaf.held_back)
 
 
 def _chunks(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:

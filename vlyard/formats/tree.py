@@ -16,6 +16,9 @@ from vlyard.formats.picture import SUFFIXES
 _DESCRIBING = frozenset({".yaml", ".yml", ".data", ".labels", ".names"})
 _NAMES = frozenset({"classes.txt"})  # beside thousands of labels that end like it
 _LEFTOVERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
+# Folders whose names are remembered: pictures and their labels are listed several times while a set is recognised and
+# read, and what a folder holds stays the same meanwhile.
+_LATELY = 2
 
 
 def is_picture(path: Path | str) -> bool:
@@ -46,7 +49,50 @@ class Tree:
 
         Folders in `without`, absolute paths, are left out with all below them.
         """
-        yield from _folders(str(folder or self.root), frozenset(), without)
+        yield from self._below(str(folder or self.root), frozenset(), without)
+
+    def names(self, folder: str) -> Sequence[str]:
+        """The sorted names of a folder's own files, by its absolute path; none where there is no such folder."""
+        return self._listed(folder)[0] if os.path.isdir(folder) else ()  # noqa: PTH112
+
+    def _below(
+        self, folder: str, above: frozenset[tuple[int, int]], without: Collection[str]
+    ) -> Iterator[tuple[str, list[str]]]:
+        if folder in without:
+            return
+        here = Path(folder).stat()
+        if (here.st_dev, here.st_ino) in above:
+            return  # a link to one of its own parents
+        files, inner = self._listed(folder)
+        yield folder, files
+        del files
+        for name in inner:
+            yield from self._below(f"{folder}/{name}", above | {(here.st_dev, here.st_ino)}, without)
+
+    def _listed(self, folder: str) -> tuple[list[str], list[str]]:
+        """The sorted names of the folder's files and of its sub-folders, which nobody may change."""
+        known = self._lately.get(folder)
+        if known is None:
+            files: list[str] = []
+            inner: list[str] = []
+            with os.scandir(folder) as entries:  # names alone: a Path for each of a million files is half a gigabyte
+                for entry in entries:
+                    if not (name := entry.name).startswith(".") and name not in _LEFTOVERS:
+                        (inner if entry.is_dir() else files).append(name)
+            files.sort()
+            inner.sort()
+            while len(self._lately) >= _LATELY:
+                del self._lately[next(iter(self._lately))]
+            known = self._lately[folder] = files, inner
+        return known
+
+    @cached_property
+    def _lately(self) -> dict[str, tuple[list[str], list[str]]]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Path]:
+        """What other processes are told: they find the rest themselves."""
+        return {"root": self.root}
 
     def walk(self, folder: Path | None = None) -> Iterator[Path]:
         """All files below a folder (the root if not given), sorted, the files of a folder before its sub-folders'."""
@@ -112,25 +158,3 @@ class Tree:
 def _parts(written: str) -> list[str]:
     path = PurePosixPath(written.replace("\\", "/").replace("\0", ""))
     return [part for part in path.parts if part not in {"/", "//", ".", ".."} and not part.endswith(":")]
-
-
-def _folders(
-    folder: str, above: frozenset[tuple[int, int]], without: Collection[str]
-) -> Iterator[tuple[str, list[str]]]:
-    if folder in without:
-        return
-    here = Path(folder).stat()
-    if (here.st_dev, here.st_ino) in above:
-        return  # a link to one of its own parents
-    above |= {(here.st_dev, here.st_ino)}
-    files: list[str] = []
-    inner: list[str] = []
-    with os.scandir(folder) as entries:  # names alone: a Path for each of a million files is half a gigabyte
-        for entry in entries:
-            if not (name := entry.name).startswith(".") and name not in _LEFTOVERS:
-                (inner if entry.is_dir() else files).append(name)
-    files.sort()
-    yield folder, files
-    del files
-    for name in sorted(inner):
-        yield from _folders(f"{folder}/{name}", above, without)

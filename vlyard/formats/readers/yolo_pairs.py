@@ -15,7 +15,7 @@ from vlyard.formats import faults
 from vlyard.formats.readers.yolo_layouts import NAMES_FILES, SAME_FOLDER, Dataset, Source, Split
 from vlyard.formats.readers.yolo_rows import count_rows, looks_like_rows
 from vlyard.formats.reading import Place, Stray, Unit
-from vlyard.formats.tree import is_picture
+from vlyard.formats.tree import Tree, is_picture
 
 # What people call a folder of pictures, and what they call the one of its labels.
 _PICTURES = ("images", "image", "imgs", "img", "JPEGImages", "pictures", "photos")
@@ -71,7 +71,12 @@ class _Pairing:
 
     def read_in(self, labels: str) -> frozenset[str]:
         """The label files of that folder which are the first ones of their pictures."""
-        pictures = ((folder, name) for folder in self.seen.homes[labels] for name in _names(folder) if is_picture(name))
+        pictures = (
+            (folder, name)
+            for folder in self.seen.homes[labels]
+            for name in self.dataset.tree.names(folder)
+            if is_picture(name)
+        )
         found = (self.homes.label(folder, name) or self._far(name) for folder, name in pictures)
         return frozenset(label for label in found if label is not None) | self.seen.moved
 
@@ -159,13 +164,14 @@ class _Home:
     """A folder with label files, which is looked into when the first one is asked for."""
 
     folder: str
+    tree: Tree
 
     @cached_property
     def _stems(self) -> tuple[set[str], dict[str, str]]:
         """Of `a.txt`, and of those that are written otherwise: `A.TXT`, with their names."""
         stems: set[str] = set()
         odd: dict[str, str] = {}
-        for name in _names(self.folder):
+        for name in self.tree.names(self.folder):
             if name.endswith(".txt"):
                 stems.add(name[:-4])
             elif name[-4:].lower() == ".txt":
@@ -198,8 +204,8 @@ class Homes:
         if folder not in self._lately:
             if len(self._lately) >= _LATELY:
                 self._lately.clear()
-            places = dict.fromkeys(_customary(self.dataset, folder))
-            self._lately[folder] = tuple(_Home(place) for place in places if os.path.isdir(place))  # noqa: PTH112
+            tree, places = self.dataset.tree, dict.fromkeys(_customary(self.dataset, folder))
+            self._lately[folder] = tuple(_Home(place, tree) for place in places if os.path.isdir(place))  # noqa: PTH112
         return self._lately[folder]
 
     def label(self, folder: str, picture: str) -> str | None:
@@ -269,12 +275,14 @@ def _orphans(pairing: _Pairing) -> Iterator[Stray]:
     lists = {str(source.path) for split in dataset.splits for source in split.sources}
     lists.add(str(dataset.names_file))
     for labels in sorted(seen.homes):
-        beside = {_stem(name) for folder in seen.homes[labels] for name in _names(folder) if is_picture(name)}
+        beside = {
+            _stem(name) for folder in seen.homes[labels] for name in dataset.tree.names(folder) if is_picture(name)
+        }
         beside.update({other for stem in beside if not stem.isascii() for other in _spellings(stem)})
         shared = any(near[0].folder != labels for folder in seen.homes[labels] if (near := pairing.homes.near(folder)))
         alone: list[str] = []
         doubtful: list[str] = []  # a picture may have a label file that goes before it
-        for name in _names(labels):
+        for name in dataset.tree.names(labels):
             if name[-4:].lower() == ".txt":
                 if not _beside(name[:-4], beside):
                     alone.append(name)
@@ -319,7 +327,7 @@ def _far_off(pairing: _Pairing, folders: list[str]) -> Iterator[Stray]:
     dataset = pairing.dataset
     lists = {str(source.path) for split in dataset.splits for source in split.sources}
     for folder in folders if dataset.labels is None else ():
-        for name in sorted(_names(folder)) if folder not in pairing.seen.homes else ():
+        for name in dataset.tree.names(folder) if folder not in pairing.seen.homes else ():
             label = f"{folder}/{name}"
             if name.endswith(".txt") and label not in lists and looks_like_rows(label) and count_rows(label):
                 yield _unread(dataset, label, faults.ORPHAN_LABEL)
@@ -340,9 +348,3 @@ def _spellings(stem: str) -> tuple[str, ...]:
     if stem.isascii():
         return ()
     return tuple({unicodedata.normalize(form, stem) for form in ("NFC", "NFD")} - {stem})
-
-
-def _names(folder: str) -> Iterator[str]:
-    if os.path.isdir(folder):  # noqa: PTH112
-        with os.scandir(folder) as files:
-            yield from (file.name for file in files if not file.name.startswith(".") and file.is_file())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, TextIO
 
 from vlyard.formats import faults
-from vlyard.formats.box import Box, Frame
+from vlyard.formats.box import Box
 from vlyard.formats.classes import Classes
 from vlyard.formats.faults import Finding
 from vlyard.formats.reading import Draft, Place, Reading, Refused
@@ -101,7 +101,7 @@ class Rows:
                 x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, 1.0), min(y2, 1.0)
                 if not within or x1 >= x2 or y1 >= y2:
                     raise ValueError(line)
-            targets.append(Target(number, label, Box(x1, y1, x2, y2, Frame.RELATIVE)))
+            targets.append(Target(number, label, Box.judged(x1, y1, x2, y2)))
         return targets, blank
 
     def _long_way(self, file: TextIO, name: str, look: Look, reading: Reading) -> None:
