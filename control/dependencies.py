@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import structlog
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
@@ -20,6 +21,8 @@ from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.spec import Reference
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Submission
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,9 @@ def settle(session: Session, ended: Iterable[UUID]) -> Sequence[tuple[UUID, UUID
     for blocked in dependencies.lock_waiting_for(session, ended):
         try:
             spec = _resolved(blocked)
-        except DependencyFailed as error:
+        except Exception as error:  # whatever is wrong with one that waits, what it waited for has ended
+            if not isinstance(error, DependencyFailed):
+                log.exception("a job that waited cannot go on", job=str(blocked.job))
             errors[blocked.job] = failure_of(error).model_dump(mode="json")
             failed.append((blocked.job, blocked.team))
             continue

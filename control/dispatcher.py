@@ -17,12 +17,12 @@ from uuid import UUID
 import structlog
 from sqlalchemy.orm import Session
 
-from control import fairshare, lifecycle
+from control import fairshare
 from control.bundling import bundles
-from control.expiry import expire
 from control.fairshare import Running, Slots, Waiting
 from control.lifecycle import Rules
 from control.queue import Doorbells
+from control.reaping import Reaper
 from control.settings import Settings
 from control.wakeup import Bell, Channel, Listener
 from db import queue
@@ -33,7 +33,7 @@ from vlyard.jobs.kinds import KINDS
 
 log = structlog.get_logger()
 
-_AT_ONCE = 500  # rows that one tick reaps or rings again at most
+_AT_ONCE = 500  # rows that one tick rings again at most
 _AHEAD = 2  # messages of short jobs that wait in Redis for each slot
 _SWEEP_SECONDS = 0.5  # between looks for leases and doorbells that are overdue
 _BUNDLES = {kind.name: kind.bundle for kind in KINDS.values()}
@@ -56,7 +56,7 @@ class Dispatcher:
         self._database = database
         self._doorbells = doorbells
         self._settings = settings
-        self._rules = rules
+        self._reaper = Reaper(database, rules)
         self._next_sweep = 0.0  # monotonic
         self._wake = threading.Event()
         self._stopped = threading.Event()
@@ -74,6 +74,10 @@ class Dispatcher:
                 self.tick()
             except Unavailable as error:
                 log.warning("waiting", reason=str(error))
+                pause = 1.0
+                self._wake.clear()
+            except Exception:  # of ours: the next look may not meet it, and what is overdue is closed meanwhile
+                log.exception("dispatching failed in an unforeseen way")
                 pause = 1.0
                 self._wake.clear()
             self._wake.wait(pause)
@@ -99,14 +103,11 @@ class Dispatcher:
         return Tick(reaped, len(bells))
 
     def _reap(self) -> int:
-        with self._database.transaction() as session:
-            reaped = lifecycle.reap(session, self._rules, _AT_ONCE)
-            expired = expire(session, _AT_ONCE)
-            queue.admit(session, _AT_ONCE)
-        if reaped or expired:
-            log.info("closed what was overdue", attempts=reaped, expired=expired)
+        closed = self._reaper.reap()
+        if any(closed.values()):
+            log.info("closed what was overdue", **closed)
             self._bell.strike(Channel.ENDED, Channel.EVENTS)
-        return reaped
+        return closed["attempts"]
 
     def _visit(self, session: Session, pool: str, capacity: Sequence[Capacity], sweep: bool) -> Sequence[Doorbell]:
         """The doorbells to ring in a pool whose row this transaction has locked."""

@@ -1,6 +1,6 @@
 """What follows from the end of a job, in the same transaction: whoever waits for it learns of it, whatever happens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -26,6 +26,13 @@ def _tell_webhooks(session: Session, ended: Sequence[Ended]) -> None:
 
 
 FOLLOW_UPS: tuple[Callable[[Session, Sequence[Ended]], None], ...] = (_tell_webhooks,)
+
+
+def stop_orphans(session: Session, given_up: Collection[UUID]) -> int:
+    """Stop what still does a share of these jobs, which have ended: somebody held it then; returns how many jobs."""
+    stopped = stop_shares(session, list(given_up))
+    follow_up(session, [Ended(job, team, State.CANCELLED) for job, team in stopped])
+    return len(given_up)
 
 
 def follow_up(session: Session, ended: Sequence[Ended]) -> None:

@@ -5,7 +5,7 @@ number, so that one that was given up changes nothing.
 """
 
 import random
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
@@ -65,10 +65,10 @@ def finish(session: Session, worker: UUID, endings: Sequence[Ending], rules: Rul
     return _conclude(session, [(job, by_pair[pair]) for pair, job in held.items()], rules)
 
 
-def reap(session: Session, rules: Rules, limit: int = 500) -> int:
-    """Close the attempts whose leases have run out; returns how many."""
+def reap(session: Session, rules: Rules, limit: int = 500, among: Collection[UUID] | None = None) -> int:
+    """Close the attempts whose leases have run out, of these jobs where some are named; returns how many."""
     lost = failure_of(WorkerLost())
-    expired = leases.lock_expired(session, limit)
+    expired = leases.lock_expired(session, limit, among)
     _conclude(session, [(job, Ending((job.job, job.attempt), Outcome.LOST, failure=lost)) for job in expired], rules)
     return len(expired)
 

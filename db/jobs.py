@@ -21,7 +21,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from db.models import Attempt, Job, JobEvent, Pool, Worker
 from db.owned import owned
@@ -95,6 +95,10 @@ def in_order(session: Session, team: UUID, jobs: Sequence[UUID]) -> Sequence[Job
     return [found[job] for job in jobs]
 
 
+_WAITING = (State.BLOCKED, State.QUEUED, State.DISPATCHED)
+_EXPIRED = (Job.state.in_(_WAITING), Job.expires_at < func.now())
+
+
 def append_events(session: Session, events: Iterable[tuple[UUID, int, dict[str, Any]]], type: str = "state") -> None:
     """Add events, each a (job, sequence number, data), in one statement."""
     rows = [{"job_id": str(job), "seq": seq, "type": type, "data": data} for job, seq, data in events]
@@ -163,7 +167,7 @@ def ended(session: Session, jobs: Iterable[UUID]) -> set[UUID]:
 def cancel_waiting(session: Session, team: UUID, job: UUID) -> bool:
     """Cancel a job that no worker holds yet; false where it is not in such a state."""
     statement = (
-        moved_to(State.CANCELLED, State.BLOCKED, State.QUEUED, State.DISPATCHED)
+        moved_to(State.CANCELLED, *_WAITING)
         .where(Job.id == job, Job.team_id == team)
         .values(cancel_requested_at=func.now(), finished_at=func.now())
         .returning(Job.id, Job.last_event)
@@ -181,18 +185,32 @@ def lock_shares(session: Session, jobs: Iterable[UUID]) -> Sequence[tuple[UUID, 
     return [(row.id, row.team_id) for row in session.execute(query.with_for_update(skip_locked=True))]
 
 
-def expire_waiting(session: Session, error: Mapping[str, Any], limit: int) -> Sequence[tuple[UUID, UUID]]:
-    """Fail the jobs that were not started before they expired; returns the (job, team) of each."""
-    waiting = (State.BLOCKED, State.QUEUED, State.DISPATCHED)
-    expired = (
+def orphans(session: Session, limit: int, but: Collection[UUID] = ()) -> Sequence[UUID]:
+    """Jobs that ended without success and of which a share is with a worker, and was not told to stop.
+
+    Somebody held it just then. One that still waits in the queue comes there, too.
+    """
+    share = aliased(Job)
+    query = (
         select(Job.id)
-        .where(Job.state.in_(waiting), Job.expires_at < func.now())
-        .order_by(Job.expires_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+        .join(share, share.part_of == Job.id)
+        .where(share.state.in_([State.DISPATCHED, State.RUNNING]), share.cancel_requested_at.is_(None))
+        .where(Job.state.in_([State.FAILED, State.CANCELLED]), Job.id.not_in(list(but)))
     )
+    return session.scalars(query.distinct().limit(limit)).all()
+
+
+def expired(session: Session, limit: int, but: Collection[UUID] = ()) -> Sequence[UUID]:
+    """The jobs that were not started before they expired, without some; the oldest first."""
+    query = select(Job.id).where(*_EXPIRED, Job.id.not_in(list(but)))
+    return session.scalars(query.order_by(Job.expires_at).limit(limit)).all()
+
+
+def expire_waiting(session: Session, error: Mapping[str, Any], among: Collection[UUID]) -> Sequence[tuple[UUID, UUID]]:
+    """Fail those of these jobs that were not started before they expired; returns the (job, team) of each."""
+    expired = select(Job.id).where(Job.id.in_(list(among)), *_EXPIRED).with_for_update(skip_locked=True)
     statement = (
-        moved_to(State.FAILED, *waiting)
+        moved_to(State.FAILED, *_WAITING)
         .where(Job.id.in_(expired))
         .values(error=dict(error), finished_at=func.now())
         .returning(Job.id, Job.team_id, Job.last_event)

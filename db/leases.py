@@ -3,7 +3,7 @@
 Every statement carries the attempt's number, which is the fencing token: who was given up changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -25,6 +25,7 @@ from sqlalchemy import (
     insert,
     literal,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -165,9 +166,15 @@ def _closing_row(closing: Closing) -> dict[str, Any]:
     }
 
 
-def lock_expired(session: Session, limit: int) -> Sequence[Held]:
-    """Running jobs whose lease has run out."""
-    query = _locked(skip=True).where(Job.state == State.RUNNING, Job.lease_until < func.now())
+def expired(session: Session, limit: int, but: Collection[UUID] = ()) -> Sequence[UUID]:
+    """Running jobs whose lease has run out, without some; the oldest first."""
+    query = select(Job.id).where(*_RAN_OUT, Job.id.not_in(list(but)))
+    return session.scalars(query.order_by(Job.lease_until).limit(limit)).all()
+
+
+def lock_expired(session: Session, limit: int, among: Collection[UUID] | None = None) -> Sequence[Held]:
+    """Running jobs whose lease has run out; of those in `among`, where that is given."""
+    query = _locked(skip=True).where(*_RAN_OUT, true() if among is None else Job.id.in_(list(among)))
     return [Held(*row) for row in session.execute(query.order_by(Job.lease_until).limit(limit))]
 
 
@@ -177,6 +184,7 @@ def _pairs(pairs: Sequence[Pair]) -> str:
 
 # --- the statements, built once -------------------------------------------------------------------------------
 
+_RAN_OUT = (Job.state == State.RUNNING, Job.lease_until < func.now())
 _WORKER = bindparam("by_worker", type_=Uuid)
 _PAIR: Sequence[ColumnElement[Any]] = (column("job", Uuid), column("attempt", Integer))
 _CLOSING: Sequence[ColumnElement[Any]] = (

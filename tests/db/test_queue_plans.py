@@ -29,8 +29,9 @@ QUESTIONS: dict[str, tuple[str, Question]] = {
     "first_of_team": ("ix_jobs_queued", lambda session: queue.first_of_team(session, a_job(session), ["noop"], 10)),
     "needs": ("pk_job_dependencies", lambda session: queue.needs(session, uuid4(), 10)),
     "admit": ("ix_jobs_delayed", lambda session: queue.admit(session, 10)),
-    "expired": ("ix_jobs_running", lambda session: leases.lock_expired(session, 10)),
-    "expiring": ("ix_jobs_expiring", lambda session: jobs.expire_waiting(session, {"code": "expired"}, 10)),
+    "expired": ("ix_jobs_running", lambda session: leases.expired(session, 10)),
+    "expiring": ("ix_jobs_expiring", lambda session: jobs.expired(session, 10)),
+    "orphans": ("ix_jobs_held", lambda session: jobs.orphans(session, 10)),
     "waiting_for": ("ix_job_dependencies_needs", lambda session: dependencies.lock_waiting_for(session, [uuid4()])),
     "capacity": ("ix_workers_alive", lambda session: queue.lock_pools(session, 30)),
     "page": (
