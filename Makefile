@@ -21,7 +21,7 @@ help: ## list these commands
 
 install: $(VENV)/.dev ## make the environment in .venv (PYTHON=the interpreter to use)
 
-demo: $(VENV)/.run ## convert a dataset and ask a model about a picture, then stop everything (DATA=your own YOLO folder)
+demo: $(VENV)/.run ## from labelled pictures to an exported model, then stop everything (DATA=your own YOLO folder)
 	@exec $(BIN)/vlyard demo $(if $(DATA),--data "$(DATA)")
 
 up: $(VENV)/.run ## start everything and keep it running until Ctrl-C

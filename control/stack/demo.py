@@ -16,6 +16,7 @@ from uuid import UUID
 
 import httpx
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.syntax import Syntax
 from rich.table import Table
@@ -43,6 +44,7 @@ from vlyard import (
     TrainingResult,
     TrainingSpec,
 )
+from vlyard.cli.listing import AsJson
 from vlyard.demo.shapes import CLASSES, draw_splits
 from vlyard.errors import InvalidInput, Unavailable, VLyardError
 from vlyard.files import ArtefactKind
@@ -88,13 +90,18 @@ def demo(
     steps: Annotated[
         int, typer.Option(min=1, help="How long the model learns; fewer are faster, and teach less.")
     ] = STEPS,
+    as_json: AsJson = False,
 ) -> None:
-    """Start everything, convert a dataset, have a model learn it, measure and ask the model, and stop everything."""
-    with interruptible(), tempfile.TemporaryDirectory(prefix="vlyard-demo-") as scratch, _bars() as bars:
-        _run(_Wish(data, output, steps), Path(scratch), bars)
+    """Start everything; convert a dataset, check, train, measure, ask and export a model; open it; stop everything."""
+    bars = _bars(open_console(stderr=as_json))
+    with interruptible(), tempfile.TemporaryDirectory(prefix="vlyard-demo-") as scratch, bars:
+        done = _run(_Wish(data, output, steps), Path(scratch), bars)
+    for item in done if as_json else ():
+        typer.echo(item.job.model_dump_json())
 
 
-def _run(wish: _Wish, scratch: Path, bars: Progress) -> None:
+def _run(wish: _Wish, scratch: Path, bars: Progress) -> list[_Done]:
+    """The jobs, all of which have succeeded."""
     starting = bars.add_task("starting the servers and the workers", total=None)
     stack = Stack(scratch / "stack", say=lambda line: bars.console.print(line, style="dim", markup=False))
     with stack, _logs_kept(scratch / "stack" / "logs", wish.output):
@@ -107,11 +114,12 @@ def _run(wish: _Wish, scratch: Path, bars: Progress) -> None:
         _open_export(wish.output / "export" / "model", picture, done, bars)
         stopping = bars.add_task("stopping everything", total=None)
     bars.update(stopping, total=1, completed=1)
+    return done
 
 
-def _bars() -> Progress:
+def _bars(console: Console) -> Progress:
     columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=open_console())
+    return Progress(*columns, console=console)
 
 
 def _logs_kept(logs: Path, output: Path) -> ExitStack:

@@ -14,9 +14,10 @@ from control.stack.roles import ENVIRONMENT, Doors
 _PIPED_WIDTH = 160  # columns where there is no terminal to ask
 
 
-def open_console() -> Console:
-    """The terminal, or whatever takes its place, on standard output."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+def open_console(*, stderr: bool = False) -> Console:
+    """The terminal, or whatever takes its place, on standard output, or beside it."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else _PIPED_WIDTH)
 
 
 def doors_table(doors: Doors, folder: Path) -> Table:

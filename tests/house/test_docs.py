@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from api.app import make_app
+from bench.__main__ import FIGURES
 from control.settings import Settings
 from tests.house.tree import ROOT, files, read
 from vlyard import errors
@@ -212,6 +213,10 @@ def test_every_target_of_the_makefile_is_documented() -> None:
     targets = re.findall(r"^([a-z]+):.*## ", read("Makefile"), re.MULTILINE)
 
     assert [name for name in targets if f"`make {name}`" not in read("docs/commands.md")] == []
+
+
+def test_every_figure_that_the_bench_measures_is_documented_and_no_other() -> None:
+    assert named(section(read("docs/commands.md"), "### What is measured")) == list(FIGURES)
 
 
 # --- the API --------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.system import eventually
-from vlyard import Client, NoopSpec
+from vlyard import Client, Job, NoopSpec, State
 
 DEMONSTRATED = ("conversion", "training_check", "training", "evaluation", "inference", "export")
 VLYARD = str(Path(sys.executable).with_name("vlyard"))
@@ -66,24 +66,31 @@ def test_the_demo_converts_trains_measures_asks_prints_where_everything_is_and_l
 ) -> None:
     # given an empty folder; when the demo runs there
     ran = subprocess.run(
-        [VLYARD, "demo", "--steps", "4"], cwd=tmp_path, env=newcomer, capture_output=True, text=True, timeout=450
+        [VLYARD, "demo", "--steps", "4", "--json"],
+        cwd=tmp_path,
+        env=newcomer,
+        capture_output=True,
+        text=True,
+        timeout=450,
     )
-    # then it ended well, and said where to look
+    # then it ended well, and said where to look, beside what it says for programs
     assert ran.returncode == 0, ran.stdout + ran.stderr
     for word in ("API key", "Flower", *DEMONSTRATED, "succeeded", "2128 samples with 2128 boxes", "first/shapes:1"):
-        assert word in ran.stdout
+        assert word in ran.stderr
+    jobs = [Job.model_validate_json(line) for line in ran.stdout.splitlines()]
+    assert [(job.kind, job.state) for job in jobs] == [(kind, State.SUCCEEDED) for kind in DEMONSTRATED]
     # and the annotated picture is where it says
-    (path,) = re.findall(r"demo-output/inference/annotated\.png", ran.stdout)
+    (path,) = re.findall(r"demo-output/inference/annotated\.png", ran.stderr)
     with Image.open(tmp_path / path) as picture:
         assert picture.format == "PNG"
     # and the lines that it printed open the folder that is left
-    [lines] = re.findall(r"^(import torch.*?^print\(.*?\)) *$", ran.stdout, re.DOTALL | re.MULTILINE)
+    [lines] = re.findall(r"^(import torch.*?^print\(.*?\)) *$", ran.stderr, re.DOTALL | re.MULTILINE)
     code = "\n".join(line.rstrip() for line in lines.splitlines())
     again = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=newcomer, capture_output=True, text=True, timeout=100
     )
     assert again.returncode == 0, again.stderr
-    assert again.stdout.strip() in ran.stdout
+    assert again.stdout.strip() in ran.stderr
     # and nothing else is left
     assert _processes_in(tmp_path) == []
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["demo-output", "home"]

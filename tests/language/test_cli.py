@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from vlyard.cli.app import STATUS, build
 from vlyard.jobs.kinds import KINDS
 
 Ran = subprocess.CompletedProcess[str]
-PROGRAM = (sys.executable, "-c", "from vlyard.cli.app import main; main()")
+PROGRAM = (sys.executable, "-c", "from vlyard.cli.entry import main; main()")
 DONE = {"state": "succeeded", "attempt": 1, "result": {"echo": "hello", "attempt": 1}}
 
 
@@ -118,6 +119,16 @@ def test_control_c_ends_a_command_with_130_and_no_traceback(api: SmallApi) -> No
 
     assert process.returncode == 130
     assert "Traceback" not in out + err
+
+
+def test_control_c_is_as_quiet_while_the_program_is_still_being_imported(tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time\n")
+
+    ran = run(None, "jobs", PYTHONPATH=str(tmp_path))
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+    scripts = tomllib.loads((Path(vlyard.__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"vlyard": "vlyard.cli.entry:main"}
 
 
 # --- looking --------------------------------------------------------------------------------------------------
@@ -361,7 +372,7 @@ def leaves(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 # They run until they are stopped, and what they print is for whoever watches.
-RUNNING = {("api",), ("demo",), ("dispatcher",), ("flower",), ("up",), ("worker",)}
+RUNNING = {("api",), ("dispatcher",), ("flower",), ("up",), ("worker",)}
 
 
 def test_every_command_that_ends_speaks_json() -> None:

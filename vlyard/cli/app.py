@@ -1,4 +1,4 @@
-"""The command line's entry: gathers the commands, and turns errors into a line and an exit status.
+"""The command line: gathers the commands, and turns errors into a line and an exit status.
 
 Commands that need the server's packages are found through the entry-point group `vlyard.commands`: each entry is a
 command's name and its function. Where their packages are not installed they are left out, and the help says how to
@@ -21,7 +21,7 @@ from vlyard.errors import Blame, Cancelled, JobFailed, VLyardError, WaitTimeout
 GROUP = "vlyard.commands"
 
 # Exit statuses. A bad command line is 2 because typer's own is.
-OURS, THEIRS, INTERRUPTED = 1, 2, 130
+OURS, THEIRS = 1, 2
 STATUS: Mapping[type[VLyardError], int] = {JobFailed: 3, Cancelled: 4, WaitTimeout: 5}
 _EXITS = (
     "Exit status: 0 done; 1 VLyard's fault, or it cannot be reached; 2 a bad command line or input; 3 the job failed; "
@@ -41,8 +41,6 @@ def main() -> None:
     except OSError as error:  # a file that the command line named, and that cannot be read or written
         print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(THEIRS if error.filename else OURS)
-    except KeyboardInterrupt:  # before or after the command itself, which typer guards
-        sys.exit(INTERRUPTED)
 
 
 def build(words: Sequence[str]) -> typer.Typer:
