@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.language.made_records import target, targets_anywhere
 from vlyard.formats.answer import parse_answer, write_answer
-from vlyard.formats.answering import PLACEHOLDERS, answer_text
+from vlyard.formats.answering import PLACEHOLDERS, answer_text, thousandths
+from vlyard.formats.box import Box
 from vlyard.formats.record import Keypoint, Target
 from vlyard.jobs.conversion import ConversionOptions
 
@@ -32,7 +33,7 @@ def test_no_objects_are_answered_by_an_empty_list() -> None:
 @given(st.lists(targets_anywhere(), max_size=5))
 def test_the_answer_is_what_json_writes_and_nobody_counts_a_label_as_a_picture(targets: list[Target]) -> None:
     answer = answer_text(targets, NATIVE)
-    plain = write_answer((each.label, each.box) for each in targets)
+    plain = write_answer((each.label, Box.from_thousand(thousandths(each.box))) for each in targets)
 
     assert json.loads(answer) == json.loads(plain)
     assert not any(placeholder in answer for placeholder in PLACEHOLDERS)
@@ -43,7 +44,7 @@ def test_the_answer_is_what_json_writes_and_nobody_counts_a_label_as_a_picture(t
 @given(st.lists(targets_anywhere(), max_size=5))
 def test_the_objects_shape_is_what_json_writes_and_keeps_class_ids(targets: list[Target]) -> None:
     entries = [
-        {"class_id": each.class_id, "bbox_2d": list(each.box.to_thousand()), "label": each.label} for each in targets
+        {"class_id": each.class_id, "bbox_2d": list(thousandths(each.box)), "label": each.label} for each in targets
     ]
     answer = answer_text(targets, OBJECTS)
 
@@ -55,8 +56,29 @@ def test_the_objects_shape_is_what_json_writes_and_keeps_class_ids(targets: list
 def test_what_is_written_is_what_is_read(targets: list[Target], options: ConversionOptions) -> None:
     read = parse_answer(answer_text(targets, options)).boxed
 
-    assert [each.box.to_thousand() for each in read] == [each.box.to_thousand() for each in targets]
+    assert [each.box.to_thousand() for each in read] == [thousandths(each.box) for each in targets]
+    for each in targets:
+        x1, y1, x2, y2 = thousandths(each.box)
+        assert (0 <= x1 < x2 <= 1000, 0 <= y1 < y2 <= 1000) == (True, True)
+        exact = each.box.to_thousand()
+        assert (x1 <= exact[0], y1 <= exact[1], x2 >= exact[2], y2 >= exact[3]) == (True,) * 4
+        assert (exact[0] in {x1, x2}, x2 - x1 in {1, exact[2] - exact[0]}) == (True, True)
     assert [each.label for each in read] == [each.label.replace("\0", "\N{REPLACEMENT CHARACTER}") for each in targets]
+
+
+@pytest.mark.parametrize(
+    ("corners", "written"),
+    [
+        ((0.5002, 0.1, 0.5004, 0.3), [500, 100, 501, 300]),
+        ((0.4996, 0.1, 0.4998, 0.3), [499, 100, 500, 300]),
+        ((0.9997, 0.9996, 1, 1), [999, 999, 1000, 1000]),
+        ((0, 0, 0.0004, 0.0004), [0, 0, 1, 1]),
+    ],
+)
+def test_a_box_under_the_grid_is_answered_with_an_area_around_it(
+    corners: tuple[float, float, float, float], written: list[int]
+) -> None:
+    assert json.loads(answer_text([target("cat", corners)], NATIVE)) == [{"bbox_2d": written, "label": "cat"}]
 
 
 def test_points_are_the_visible_keypoints_with_their_names() -> None:

@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from vlyard.formats.box import Box
 from vlyard.formats.record import Target, Value
 from vlyard.formats.tree import storable
 from vlyard.jobs.conversion import ConversionOptions
 
 # What trainers count or replace in every turn: the first three LLaMA-Factory's and Qwen's, the others ms-swift's.
 PLACEHOLDERS = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>")
+_STEP = 0.001001  # of the picture: a side that is longer never has both edges on one thousandth
 _RESERVED = frozenset({"bbox_2d", "point_2d", "label", "class_id", "role"})  # keys that no attribute may take
 
 
@@ -48,7 +50,8 @@ def mentions(targets: Sequence[Target], options: ConversionOptions) -> Iterator[
     """The entries of an answer: a box for each target, or its visible keypoints, or else its centre."""
     for target in targets:
         if options.targets == "boxes":
-            yield Mention(target.box.to_thousand(), target)
+            exact = options.to == "tutorial"
+            yield Mention(target.box.to_thousand() if exact else thousandths(target.box), target)
             continue
         visible = [point for point in target.keypoints if point.visible]
         for point in visible:
@@ -86,8 +89,32 @@ def quoted(text: str) -> str:
 
 
 def _native(target: Target) -> str:
-    x1, y1, x2, y2 = target.box.to_thousand()
+    x1, y1, x2, y2 = thousandths(target.box)
     return f'{{"bbox_2d": [{x1}, {y1}, {x2}, {y2}], "label": {quoted(target.label)}}}'
+
+
+def thousandths(box: Box) -> tuple[int, int, int, int]:
+    """The box as answers name it: with an area, also where it is thinner than the grid, so that it can be read back."""
+    x1, y1, x2, y2 = box.to_thousand()
+    if x1 == x2:
+        x1, x2 = _apart(x1, (box.x1 + box.x2) * 500)
+    if y1 == y2:
+        y1, y2 = _apart(y1, (box.y1 + box.y2) * 500)
+    return x1, y1, x2, y2
+
+
+def has_no_area(box: Box) -> bool:
+    """Whether the relative box has no area in thousandths."""
+    if box.x2 - box.x1 > _STEP and box.y2 - box.y1 > _STEP:
+        return False
+    x1, y1, x2, y2 = box.to_thousand()
+    return x1 == x2 or y1 == y2
+
+
+def _apart(edge: int, middle: float) -> tuple[int, int]:
+    """The two thousandths between which the middle of both edges lies."""
+    first = min(edge if middle >= edge else edge - 1, 999)
+    return first, first + 1
 
 
 def _attributes(target: Target, options: ConversionOptions) -> Iterator[tuple[str, Value]]:

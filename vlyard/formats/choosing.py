@@ -1,10 +1,13 @@
 """Which objects of a data set are wanted, and what their classes are called. It knows no label format."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vlyard.errors import Complaint, InvalidInput
+from vlyard.formats import faults
 from vlyard.formats.classes import Classes
+from vlyard.formats.faults import Fault, Finding
 from vlyard.formats.record import Look, Target
 from vlyard.jobs.conversion import LABEL_FORMATS, ConversionOptions
 
@@ -53,6 +56,18 @@ class Choice:
         if self.min_size:
             targets = [target for target in targets if target.is_point or _shorter_side(target, look) >= self.min_size]
         return tuple(targets)
+
+    def left_out(self, targets: Sequence[Target], look: Look) -> list[Finding]:
+        """Why objects are not wanted: a finding for each reason, and how many have it."""
+        reasons = Counter(fault.code for target in targets if (fault := self._reason(target, look)) is not None)
+        return [faults.FAULTS[code].found(count=count) for code, count in reasons.items()]
+
+    def _reason(self, target: Target, look: Look) -> Fault | None:
+        if self.renamed is not None and self._renamed(target) is None:
+            return faults.OTHER_CLASS
+        if target.is_point:
+            return None if self.points else faults.POINT_ALONE
+        return faults.TOO_SMALL if self.min_size and _shorter_side(target, look) < self.min_size else None
 
     def _renamed(self, target: Target) -> tuple[int, str] | None:
         assert self.renamed is not None

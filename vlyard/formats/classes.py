@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+MOST_UNNAMED = 100_000  # classes of a set without names: an output names all up to the highest id
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -18,12 +20,12 @@ class Classes:
     def label(self, class_id: int) -> str | None:
         """The class's name, `class_<id>` in a set without names, None where there is no such class."""
         if self.names is None:
-            return f"class_{class_id}" if class_id >= 0 else None
+            return f"class_{class_id}" if 0 <= class_id < MOST_UNNAMED else None
         return self.names.get(class_id)
 
     @property
     def known(self) -> str:
         """The ids that exist, in words."""
         if not self.names:
-            return "ids begin at 0"
+            return f"without names they are 0 to {MOST_UNNAMED - 1}"
         return f"the ids are {min(self.names)} to {max(self.names)}"

@@ -57,9 +57,10 @@ class Crew:
 
     def __init__(self, processes: int) -> None:
         self._members = [_Member() for _ in range(processes - 1)]
+        self._waiting: Waiting | None = None
 
     def in_order(self, work: Doing[Chunk, Result], chunks: Iterable[Chunk]) -> Iterator[Result]:
-        """The result of every chunk, in order. To be called once.
+        """The result of every chunk, in order. To be called again only when all are taken, and with the same work.
 
         Holds a few chunks and results at a time. What a chunk raises is raised in its turn. Raises `ChildDied` where
         a helper ended before its work was done.
@@ -67,10 +68,12 @@ class Crew:
         if not self._members:
             yield from map(work.do, chunks)
             return
-        waiting: Waiting = queue.SimpleQueue()
-        told = pickle.dumps(work, pickle.HIGHEST_PROTOCOL)
-        for member in self._members:
-            member.tell(told, waiting)
+        if self._waiting is None:
+            self._waiting = queue.SimpleQueue()
+            told = pickle.dumps(work, pickle.HIGHEST_PROTOCOL)
+            for member in self._members:
+                member.tell(told, self._waiting)
+        waiting = self._waiting
         helpers = len(self._members)
         begun: deque[Future[Result]] = deque()
         for chunk in chunks:

@@ -20,6 +20,7 @@ class Status(StrEnum):
     IGNORED = "ignored"  # not a part of the data set, and reported so that nobody misses it
 
 
+_NOT_USED = Status.IGNORED
 _OUT, _AGAIN = "it was left out", "it was not read again"
 _BY_CONTENT = "readers go by its content"
 
@@ -36,7 +37,13 @@ class Fault:
 
     def found(self, **details: object) -> "Finding":
         """This fault, seen in one place."""
-        return Finding(self, self.reason.format(**details), self.mending.format(**details))
+        count = details.get("count")
+        return Finding(
+            self,
+            self.reason.format(**details),
+            self.mending.format(**details),
+            count if isinstance(count, int) else 1,
+        )
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Finding:
     fault: Fault
     reason: str
     mending: str
+    count: int = 1  # of the things that have it
 
 
 # Of a label line.
@@ -84,6 +92,7 @@ MALFORMED = Fault("malformed", "{field} is {value}, and must be {due}")
 NUMBER_AS_TEXT = Fault("number_as_text", "{field} is written as text", "it was read as numbers")
 NO_BOX = Fault("no_box", "it has neither a box nor an outline")
 NO_LABEL = Fault("no_label", "it does not say its class")
+MASK_LEFT_OUT = Fault("mask_left_out", "its mask is in run lengths", "its box was taken without", True, Status.KEPT)
 PART_UNUSABLE = Fault("part_unusable", "its {part} cannot be used: {damage}", "its box was taken without")
 SHAPE_UNKNOWN = Fault("shape_unknown", "{shape} with {count} points is no shape that can be read")
 LABELS_UNTURNED = Fault(
@@ -114,6 +123,23 @@ NO_OBJECTS = Fault("no_objects", "the answer holds no objects, and no empty list
 UNREADABLE_PICTURE = Fault("unreadable_picture", "{damage}")
 NAME_NOT_UNICODE = Fault("name_not_unicode", "the file's name is not valid UTF-8, so no data set can name it")
 NO_LINE_LEFT = Fault("no_line_left", "every line of its label file was refused, so what it shows is not known")
+NO_LABEL_FILE = Fault(
+    "no_label_file", "no label belongs to it", "it was taken for a picture without objects", True, Status.KEPT
+)
+NOT_IN_FORMAT = Fault(
+    "not_in_format", "{count} of its objects have {part}, which {to} does not hold", "their boxes were written", True,
+    Status.KEPT,
+)  # fmt: skip
+UNDER_THE_GRID = Fault(
+    "under_the_grid",
+    "{count} of its boxes would have no area in thousandths",
+    "they were made a thousandth wide or high",
+    True,
+)
+NO_AREA_LEFT = Fault(
+    "no_area_left", "{count} of its boxes have no area in thousandths", "they stand there as the script writes them",
+    True, Status.KEPT,
+)  # fmt: skip
 NOT_IN_TUTORIAL = Fault("not_in_tutorial", "the tutorial's script takes no pictures called {suffix}")
 TOO_MANY_OBJECTS = Fault("too_many_objects", "it has {count} objects, and one answer may have {limit}")
 ANSWER_TOO_LONG = Fault("answer_too_long", "its answer has {count} tokens, and may have {limit}")
@@ -128,6 +154,20 @@ WIDE_VALUES = Fault(
 ANIMATED = Fault("animated", "it has several frames or pages", "its first one is used", True, Status.KEPT)
 CMYK = Fault("cmyk", "its colours are CMYK", "readers turn it into RGB", True, Status.KEPT)
 WRONG_SUFFIX = Fault("wrong_suffix", "it is not of the format that its name says", _BY_CONTENT, True, Status.KEPT)
+
+# What the options leave out.
+OTHER_CLASS = Fault(
+    "other_class", "{count} of its objects are of classes that were not asked for", _OUT, True, _NOT_USED
+)
+POINT_ALONE = Fault("point_alone", "{count} of its objects are points, and boxes were asked for", _OUT, True, _NOT_USED)
+TOO_SMALL = Fault("too_small", "{count} of its boxes are smaller than `min_size`", _OUT, True, _NOT_USED)
+EMPTIED = Fault("emptied", "all that it shows was left out, so that no answer about it is true", _OUT, True, _NOT_USED)
+SPARE_NEGATIVE = Fault(
+    "spare_negative", "it shows no object, and `negatives` wants only some of these", _OUT, True, _NOT_USED
+)
+NO_SAMPLE = Fault(
+    "no_sample", "it shows no object, and the tutorial's script takes no such picture", _OUT, True, _NOT_USED
+)
 
 # Of the set.
 PICTURE_MISSING = Fault("picture_missing", "the picture {name} is not in the data set")

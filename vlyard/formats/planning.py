@@ -24,14 +24,14 @@ class Plan:
     reader: Reader
     seed: int
     limits: tuple[tuple[str, int], ...]  # split -> the chance below which a picture is its own; empty: as the source
-    unique_stems: bool
+    writer: Writer
     pictures: int  # about how many there are, for telling progress
 
     @classmethod
     def of(cls, reader: Reader, options: ConversionOptions, writer: Writer, count: int) -> "Plan":
         """Find where the shares of a new split end; `count` is about how many pictures there are."""
         if options.split is None:
-            return cls(reader, options.seed, (), writer.unique_stems, count)
+            return cls(reader, options.seed, (), writer, count)
         units = (unit for unit in reader.units() if isinstance(unit, Unit))
         chances = array("Q", (_chance(options.seed, unit.name) for unit in units))
         ordered = array("Q", sorted(chances))
@@ -39,7 +39,7 @@ class Plan:
         for split, share in zip(options.split, accumulate(options.split.values()), strict=True):
             place = min(round(share * len(ordered)), len(ordered))
             limits.append((split, ordered[place] if place < len(ordered) else 2**64))
-        return cls(reader, options.seed, tuple(limits), writer.unique_stems, len(ordered))
+        return cls(reader, options.seed, tuple(limits), writer, len(ordered))
 
     def units(self) -> Iterator[Stray | tuple[Unit, str]]:
         """Every unit in its split, with the name that the output gives its picture; and every stray."""
@@ -49,18 +49,17 @@ class Plan:
                 yield item
                 continue
             unit = item._replace(split=self._split(item)) if self.limits else item
-            yield unit, self._unique(unit, taken) if self.unique_stems else unit.name
+            yield unit, self._unique(unit, taken) if self.writer.unique_stems else unit.name
 
     def _split(self, unit: Unit) -> str:
         own = _chance(self.seed, unit.name)
         return next(split for split, limit in self.limits if own < limit)
 
-    @staticmethod
-    def _unique(unit: Unit, taken: set[int]) -> str:
+    def _unique(self, unit: Unit, taken: set[int]) -> str:
         """The name, told apart where two pictures of a folder differ by their suffix alone: a.png beside a.jpg."""
         path = PurePosixPath(unit.name)
         stem, number = path.with_suffix(""), 0
-        while (key := chance(0, unit.split, str(stem))) in taken:
+        while (key := chance(0, self.writer.place(unit.split, str(stem)))) in taken:
             number += 1
             stem = path.with_name(f"{path.stem}_{path.suffix[1:]}{number if number > 1 else ''}")
         taken.add(key)
@@ -82,7 +81,6 @@ class Chances:
         self._path, self._seed = path, seed
         self._chances: dict[str, array[int]] = {}  # split -> chances
         self.count = 0
-        self.taken = 0
 
     def add(self, job: Job) -> None:
         """Hold a picture back."""
@@ -92,16 +90,14 @@ class Chances:
         self.count += 1
 
     def lowest(self, counts: Mapping[str, int]) -> Iterator[Job]:
-        """So many pictures of each split, those with the lowest chances, in the order in which they came."""
+        """All pictures in the order in which they came; so many of each split, with the lowest chances, are chosen."""
         limits = {split: _limit(chances, counts.get(split, 0)) for split, chances in self._chances.items()}
         if not self.count:
             return
         with self._path.open("rb") as file:
             for _ in range(self.count):
                 job: Job = pickle.load(file)  # noqa: S301 - our own, from a folder of our own
-                if self._chance(job) < limits[job.unit.split]:
-                    self.taken += 1
-                    yield job._replace(chosen=True)
+                yield job._replace(chosen=self._chance(job) < limits[job.unit.split])
 
     def _chance(self, job: Job) -> int:
         return chance(self._seed, "negative", job.unit.name)

@@ -9,17 +9,19 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from vlyard.errors import UnreadablePicture
 from vlyard.formats import faults
+from vlyard.formats.answering import has_no_area
 from vlyard.formats.asking import Asker
 from vlyard.formats.choosing import Choice
 from vlyard.formats.counting import count_tokens
-from vlyard.formats.faults import FAULTS, Finding, Status
+from vlyard.formats.faults import FAULTS, Fault, Finding, Status
 from vlyard.formats.looking import look, rewritten
+from vlyard.formats.picture import damaged
 from vlyard.formats.reading import Place, Reader, Reading, Refused, Row, Unit
 from vlyard.formats.record import Look, Question, Record, Target
 from vlyard.formats.report import Totals
@@ -96,12 +98,17 @@ class Work:
             self._refuse(job, damage, reading, sheaf)
             return
         targets = self.choice.chosen(reading.targets, seen)
+        left_out = self.choice.left_out(reading.targets, seen) if len(targets) < len(reading.targets) else []
         record = Record(job.number, job.unit.path, self._picture(job, seen), job.unit.split, seen, targets)
+        if not targets and any(finding.fault is not faults.OTHER_CLASS for finding in left_out):
+            self._count(job, reading, left_out, sheaf)
+            self.leave_out(job, faults.EMPTIED, sheaf)
+            return
         if not targets and not job.chosen and self._holds_back(job, sheaf):
-            self._count(job, reading, record, sheaf)
+            self._count(job, reading, left_out, sheaf)
             return
         try:
-            questions = () if self.options.to in LABEL_FORMATS else self.asker.questions(record)
+            questions = self._questions(record)
             pieces = self.writer.render(record, questions)
             if pieces:  # first, since a picture whose header alone was seen may turn out damaged
                 self._put_picture(job, record)
@@ -111,8 +118,23 @@ class Work:
             self._refuse(job, finding, Reading(self.options.policy) if job.chosen else reading, sheaf)
             return
         if not job.chosen:
-            self._count(job, reading, record, sheaf)
-        self._write(record, questions, pieces, sheaf)
+            self._count(job, reading, left_out, sheaf)
+        if pieces:
+            self._remark(job, record, sheaf)
+            self._write(record, questions, pieces, sheaf)
+        else:
+            self.leave_out(job, faults.NO_SAMPLE, sheaf)
+
+    def leave_out(self, job: Job, fault: Fault, sheaf: Sheaf) -> None:
+        """Account for a picture that could be used, and that the options do not want."""
+        self.account(Row(_place(job), fault.status, (fault.found(),)), sheaf)
+        sheaf.totals.pictures["left_out"] += 1
+
+    def _questions(self, record: Record) -> Sequence[Question]:
+        if self.options.to in LABEL_FORMATS:
+            return ()
+        questions = self.asker.questions(record)
+        return questions if self.writer.negatives else [question for question in questions if question.targets]
 
     def _look(self, unit: Unit) -> tuple[Look, Finding | None]:
         """The picture's look, and what forbids to use it."""
@@ -139,28 +161,45 @@ class Work:
         sheaf.totals.annotations["refused"] += reading.refused + rest
         sheaf.totals.pictures["refused"] += 1
 
-    def _count(self, job: Job, reading: Reading, record: Record, sheaf: Sheaf) -> None:
-        """Account for a picture that can be used, and for all that was read of it."""
-        totals, seen = sheaf.totals, record.look
+    def _count(self, job: Job, reading: Reading, left_out: Sequence[Finding], sheaf: Sheaf) -> None:
+        """Account for all that was read of a picture that can be used."""
+        totals = sheaf.totals
         for row in reading.rows:
             self.account(row, sheaf)
-        for code in (seen.rewrite, seen.remark):
-            if code:
-                fault = FAULTS[code]
-                found = fault.found(orientation=seen.orientation)
-                self.account(Row(_place(job), fault.status, (found,)), sheaf)
         # What holds no object may say so, or say nothing.
-        unsaid = not reading.annotations and job.unit.label is None and job.unit.key is None
-        totals.pictures["without_label_file"] += unsaid
+        if not reading.annotations and job.unit.label is None and job.unit.key is None:
+            totals.pictures["without_label_file"] += 1
+            self.account(Row(_place(job), Status.KEPT, (faults.NO_LABEL_FILE.found(),)), sheaf)
         if reading.spelling:
             totals.spelling.update(reading.spelling)
-        # An annotation that was mended and is not wanted counts as mended: its row says so.
-        left_out = min(len(reading.targets) - len(record.targets), reading.kept)
-        counts = totals.annotations
-        counts["kept"] += reading.kept - left_out
-        counts["left_out"] += left_out
+        counts, kept = totals.annotations, reading.kept
+        for finding in left_out:
+            # An annotation that was mended and is not wanted counts as mended: its row says so.
+            unwanted = min(finding.count, kept)
+            kept -= unwanted
+            counts["left_out"] += unwanted
+            self.account(Row(_place(job), finding.fault.status, (finding,), unwanted), sheaf)
+        counts["kept"] += kept
         counts["fixed"] += reading.fixed
         counts["refused"] += reading.refused
+
+    def _remark(self, job: Job, record: Record, sheaf: Sheaf) -> None:
+        """Account for what is odd about a picture that is written, and about how its objects are."""
+        seen = record.look
+        for code in (seen.rewrite, seen.remark):
+            if code:
+                self._note(job, FAULTS[code].found(orientation=seen.orientation), sheaf)
+        for part, name in self.writer.drops.items():
+            if count := sum(bool(getattr(target, part)) for target in record.targets):
+                self._note(job, faults.NOT_IN_FORMAT.found(count=count, part=name, to=self.options.to), sheaf)
+        if self.options.to not in LABEL_FORMATS and self.options.targets == "boxes":
+            thin = sum(has_no_area(target.box) for target in record.targets)
+            fault = faults.NO_AREA_LEFT if self.options.to == "tutorial" else faults.UNDER_THE_GRID
+            if thin:
+                self._note(job, fault.found(count=thin), sheaf)
+
+    def _note(self, job: Job, finding: Finding, sheaf: Sheaf) -> None:
+        self.account(Row(_place(job), finding.fault.status, (finding,)), sheaf)
 
     def _holds_back(self, job: Job, sheaf: Sheaf) -> bool:
         """Whether a picture without objects waits until it is known how many of them are wanted."""
@@ -171,9 +210,6 @@ class Work:
 
     def _write(self, record: Record, questions: Sequence[Question], pieces: Sequence[Piece], sheaf: Sheaf) -> None:
         totals = sheaf.totals
-        if not pieces:
-            totals.pictures["left_out"] += 1
-            return
         for piece in pieces:
             if self._grows[piece.file]:
                 sheaf.pieces[piece.file].extend(piece.entries)
@@ -207,12 +243,17 @@ class Work:
         if self.pictures == "keep" and not record.look.rewrite:
             return
         target = self._path(self.writer.place(job.unit.split, job.name))
-        if record.look.rewrite:
-            rewritten(record.source, Path(target), record.look)
-        elif self.pictures == "link":
-            _linked(record.source, target)
-        else:
-            shutil.copyfile(record.source, target)
+        try:
+            if record.look.rewrite:
+                rewritten(record.source, Path(target), record.look)
+            elif self.pictures == "link":
+                _linked(record.source, target)
+            else:
+                shutil.copyfile(record.source, target)
+        except OSError as error:
+            if error.filename != record.source:  # the disk's trouble, and no picture's
+                raise
+            raise damaged(job.unit.name, error) from error  # nobody looked at it before
 
     def _path(self, place: str) -> str:
         """The path of an output's file, whose folder is there."""
@@ -248,6 +289,12 @@ class _Growing(dict[str, bool]):
 
 def _linked(source: str, target: str) -> None:
     try:
-        os.link(source, target)
+        # With a folder that it may begin from, Linux links what a symbolic link leads to, and else the link itself.
+        os.link(source, target, src_dir_fd=_root() if os.link in os.supports_dir_fd else None)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
+
+
+@lru_cache(maxsize=1)
+def _root() -> int:
+    return os.open("/", os.O_RDONLY)

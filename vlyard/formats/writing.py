@@ -10,6 +10,9 @@ from typing import Protocol
 
 from vlyard.formats.record import Question, Record
 
+OUTLINES: Mapping[str, str] = {"polygon": "outlines"}
+KEYPOINTS: Mapping[str, str] = {"keypoints": "keypoints"}
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -44,6 +47,14 @@ class Writer(Protocol):
     @property
     def unique_stems(self) -> bool:
         """Whether two pictures of a folder must not differ by their suffix alone."""
+
+    @property
+    def negatives(self) -> bool:
+        """Whether pictures without objects, and questions without an answer, are written."""
+
+    @property
+    def drops(self) -> Mapping[str, str]:
+        """Fields of targets that the format does not hold, and what people call them."""
 
     def place(self, split: str, name: str) -> str:
         """Where the output keeps a picture: a path from its folder."""

@@ -13,6 +13,7 @@ DEFAULT_PROMPT = (
 )
 
 # A file's stem and a key; never a path.
+RESERVED_NAMES = frozenset({"report", "statistics", "dataset_info"})  # the stems of files that lie beside
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 # The outputs that hold labels, and no questions and answers.
@@ -138,6 +139,8 @@ class ConversionOptions(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.name.lower() in RESERVED_NAMES:
+            raise ValueError(f"`name` cannot be {self.name}: that file is the conversion's own")
         if self.split is not None and abs(sum(self.split.values()) - 1) > 1e-6:
             raise ValueError("the shares of `split` must add up to 1, such as train 0.9 and val 0.1")
         if self.split is not None and self.hold_out is not None:

@@ -110,9 +110,9 @@ def _keypoints(
 ) -> tuple[tuple[int, int] | None, list[str]]:
     """How many keypoints rows have, and numbers for each: as was said, else as every long row shows it."""
     if wanted.kpt_shape:
-        count, _, each = wanted.kpt_shape.partition("x")
-        shape = None if wanted.kpt_shape == _NO_KEYPOINTS else (int(count), int(each))
-        return shape, [f"kpt_shape is {wanted.kpt_shape}, as asked"]
+        count, _, numbers_each = wanted.kpt_shape.partition("x")
+        asked = None if wanted.kpt_shape == _NO_KEYPOINTS else (int(count), int(numbers_each))
+        return asked, [f"kpt_shape is {wanted.kpt_shape}, as asked"]
     long = [row for row in rows if len(row) > 6]
     if dataset.keypoints is not None or wanted.coordinates != "relative" or len({len(row) for row in long}) != 1:
         return dataset.keypoints, []

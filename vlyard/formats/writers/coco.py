@@ -15,7 +15,7 @@ from vlyard.formats.box import Box
 from vlyard.formats.record import Look, Question, Record
 from vlyard.formats.tree import storable
 from vlyard.formats.writers.digits import Corners, shortest
-from vlyard.formats.writing import Frame, Made, Piece
+from vlyard.formats.writing import KEYPOINTS, Frame, Made, Piece
 
 DIGITS = (2, 6, 9)  # of pixels
 _FOLDER = "annotations/"
@@ -28,7 +28,12 @@ _ANNOTATIONS = Frame(b"", b",\n", b"", b'{"id":%d,')
 class CocoWriter:
     """Writes a file for each split."""
 
+    negatives: bool = True
     unique_stems: bool = False
+
+    @property
+    def drops(self) -> Mapping[str, str]:
+        return KEYPOINTS
 
     def place(self, split: str, name: str) -> str:
         """As in the source, below `images/`; `file_name` is the path from there."""

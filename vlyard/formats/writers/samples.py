@@ -38,6 +38,15 @@ class SampleWriter:
     main: str
     unique_stems: bool = False
 
+    @property
+    def negatives(self) -> bool:
+        return self.form.empty
+
+    @property
+    def drops(self) -> Mapping[str, str]:
+        """Nothing: an answer says what was asked for."""
+        return {}
+
     def place(self, split: str, name: str) -> str:
         """As in the source, below `images/`."""
         del split  # a picture's path in the source is unique already

@@ -15,7 +15,7 @@ from vlyard.formats.record import Look, Question, Record, Target
 from vlyard.formats.tree import storable
 from vlyard.formats.writers.coco import DIGITS, sized
 from vlyard.formats.writers.digits import Corners, shortest
-from vlyard.formats.writing import Frame, Made, Piece
+from vlyard.formats.writing import KEYPOINTS, OUTLINES, Frame, Made, Piece
 
 _PICTURES, _LISTS = "JPEGImages", "ImageSets/Main"
 _FLAGS = ("truncated", "difficult", "occluded")  # attributes that VOC has elements for
@@ -26,7 +26,12 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]") 
 class VocWriter:
     """Writes an XML file for each picture, and a list of pictures for each split."""
 
+    negatives: bool = True
     unique_stems: bool = True
+
+    @property
+    def drops(self) -> Mapping[str, str]:
+        return {**OUTLINES, **KEYPOINTS}
 
     def place(self, split: str, name: str) -> str:
         """As in the source, below `JPEGImages/`."""

@@ -12,7 +12,7 @@ import yaml
 from vlyard.formats.record import Question, Record
 from vlyard.formats.tree import storable
 from vlyard.formats.writers.digits import Corners, shortest
-from vlyard.formats.writing import Frame, Made, Piece
+from vlyard.formats.writing import KEYPOINTS, OUTLINES, Frame, Made, Piece
 
 DATA_YAML = "data.yaml"
 _DIGITS = (6, 9, 12, 17)
@@ -22,7 +22,12 @@ _DIGITS = (6, 9, 12, 17)
 class YoloWriter:
     """Writes a file of rows for each picture."""
 
+    negatives: bool = True
     unique_stems: bool = True
+
+    @property
+    def drops(self) -> Mapping[str, str]:
+        return {**OUTLINES, **KEYPOINTS}
 
     def place(self, split: str, name: str) -> str:
         """As in the source, below `images/<split>/`.
