@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from typing import Literal, TypeVar
 
 from PIL import Image
 
 from control.settings import Settings, load_settings
-from vlyard.errors import Complaint, UnreadablePicture
 from vlyard.formats.answer import parse_answer
-from vlyard.formats.picture import open_picture
+from vlyard.formats.picture import DEFAULT_MAX_PIXELS
 from vlyard.jobs.generation import GenerationSpec
 from vlyard.jobs.inference import Answer, ModelUsed, PictureSize
 from workers.context import Context
@@ -19,12 +18,34 @@ from workers.found import found
 from workers.models import resolve
 from workers.qwen.engine import Engine, Generation, Limits
 from workers.qwen.loading import LoadedModel, load_model
-from workers.qwen.request import Budget, Request, Turn
+from workers.qwen.memory import give_back_freed_memory
+from workers.qwen.request import Budget, Request, Shown, Turn
 from workers.qwen.sampling import Sampling
 from workers.qwen.sharing import put_on
 from workers.qwen.warm import Held, Source, WarmModels
+from workers.sight import Given, PixelRoom
 
-_SLIMMEST = 200  # Qwen's own limit: transformers' smart_resize refuses what is slimmer
+BATCHES_AHEAD = 2  # questions with the engine: one batch that it answers, and the next
+_PIXELS_A_TOKEN = 32 * 32  # Qwen3-VL's
+_VAST = 2**23  # pixels whose memory is worth to be given back at once
+
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one side said, with pictures that nobody has looked at yet."""
+
+    role: Literal["system", "user", "assistant"]
+    content: tuple[str | Given, ...]
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """How much of pictures may be in memory at a time, in this process."""
+
+    opened: PixelRoom  # whole, as their files have them
+    asked: PixelRoom  # as the model sees them, from then on until it has answered
 
 
 @dataclass(frozen=True)
@@ -35,12 +56,49 @@ class Asker:
     used: ModelUsed
     system: str | None  # what the model was trained to be told first
     rows: int  # how many questions it answers at a time
+    rooms: Rooms
     check: Callable[[], None]  # raises when it is time to stop
 
-    def ask(self, spec: GenerationSpec, turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Answer:
-        """Ask about upright RGB pictures, which the turns show in that order. Raises `InvalidInput`, `OutOfMemory`."""
-        request = Request(tuple(turns), sampling_of(spec), Budget(spec.min_pixels, spec.max_pixels), system=self.system)
-        return _answer(self.engine.ask(request, self.check), pictures)
+    @property
+    def at_once(self) -> int:
+        """With how many questions at a time it is best asked."""
+        return self.rows * BATCHES_AHEAD
+
+    def ask(self, spec: GenerationSpec, said: Sequence[Said]) -> Answer:
+        """Ask one question. Raises `UnreadablePicture`, `InvalidInput` and `OutOfMemory`."""
+        return _answer(*self.hear(spec, said))
+
+    def hear(
+        self, spec: GenerationSpec, said: Sequence[Said], *, scored: bool = False
+    ) -> tuple[Generation, list[PictureSize]]:
+        """What the model says word for word, and the sizes of the pictures as displayed. Raises as `ask`."""
+        budget = Budget(spec.min_pixels, spec.max_pixels)
+        given = [part for each in said for part in each.content if isinstance(part, Given)]
+        with self.rooms.asked.hold(self.engine.pixels_of([each.size() for each in given], budget), self.check):
+            looked = [self._look(each, budget) for each in given]
+            pictures = iter(shown for shown, _ in looked)
+            turns = [
+                Turn(each.role, tuple(part if isinstance(part, str) else next(pictures) for part in each.content))
+                for each in said
+            ]
+            request = Request(tuple(turns), sampling_of(spec), budget, scored, self.system)
+            return self.engine.ask(request, self.check), [size for _, size in looked]
+
+    def _look(self, given: Given, budget: Budget) -> tuple[Shown, PictureSize]:
+        def look(picture: Image.Image) -> tuple[Shown, PictureSize]:
+            return self.engine.show(picture, budget), PictureSize(width=picture.width, height=picture.height)
+
+        return self.open(given, look)
+
+    def open(self, given: Given, work: Callable[[Image.Image], _Made]) -> _Made:
+        """Do something with the whole picture as displayed, which goes afterwards. Raises `UnreadablePicture`."""
+        width, height = given.size()
+        with self.rooms.opened.hold(width * height, self.check):
+            try:
+                return work(given.see())
+            finally:
+                if width * height >= _VAST:
+                    give_back_freed_memory()
 
 
 @dataclass(frozen=True)
@@ -49,6 +107,7 @@ class Models:
 
     settings: Settings
     warm: WarmModels[Engine]
+    rooms: Rooms
 
     @contextmanager
     def open(self, spec: GenerationSpec, context: Context) -> Iterator[Asker]:
@@ -63,7 +122,8 @@ class Models:
             self.warm.hold(source, context.check) as held,
         ):
             context.progress(None, "asking the model")
-            yield Asker(held.attached, _used(spec, held), held.loaded.system, self.settings.batch_rows, context.check)
+            used, rows = _used(spec, held), self.settings.batch_rows
+            yield Asker(held.attached, used, held.loaded.system, rows, self.rooms, context.check)
 
 
 def make_models(settings: Settings) -> Models:
@@ -74,7 +134,9 @@ def make_models(settings: Settings) -> Models:
         wait_seconds=settings.batch_wait_seconds,
         feature_bytes=settings.feature_bytes,
     )
-    return Models(settings, WarmModels(settings.models_bytes, _load, lambda loaded: Engine(loaded, limits)))
+    # What is more than the batches ahead could not be with the engine anyway.
+    rooms = Rooms(PixelRoom(DEFAULT_MAX_PIXELS), PixelRoom(settings.batch_tokens * BATCHES_AHEAD * _PIXELS_A_TOKEN))
+    return Models(settings, WarmModels(settings.models_bytes, _load, lambda loaded: Engine(loaded, limits)), rooms)
 
 
 @lru_cache(maxsize=1)
@@ -83,19 +145,10 @@ def own_models() -> Models:
     return make_models(load_settings())
 
 
-def see(source: Path | bytes, name: str) -> Image.Image:
-    """The picture as displayed, upright RGB. Raises `UnreadablePicture`, also for what no model of ours can look at."""
-    picture = open_picture(source, name=name)
-    if max(picture.size) > _SLIMMEST * min(picture.size):
-        what = f"it is {picture.width} × {picture.height} pixels, and one side is more than {_SLIMMEST} times the other"
-        raise UnreadablePicture("The picture cannot be shown to the model", [Complaint(name, what, "cut it in pieces")])
-    return picture
-
-
-def turns_about(spec: GenerationSpec, question: str, pictures: Sequence[Image.Image]) -> list[Turn]:
+def said_about(spec: GenerationSpec, question: str, pictures: Sequence[Given]) -> list[Said]:
     """One question about pictures, which come before it, as in Qwen's own examples."""
-    system = [Turn("system", (spec.system,))] if spec.system else []
-    return [*system, Turn("user", (*pictures, question))]
+    system = [Said("system", (spec.system,))] if spec.system else []
+    return [*system, Said("user", (*pictures, question))]
 
 
 def _load(source: Source, base: LoadedModel | None) -> LoadedModel:
@@ -120,9 +173,8 @@ def sampling_of(spec: GenerationSpec) -> Sampling:
     )
 
 
-def _answer(said: Generation, pictures: Sequence[Image.Image]) -> Answer:
+def _answer(said: Generation, sizes: Sequence[PictureSize]) -> Answer:
     answer = parse_answer(said.text)
-    sizes = [PictureSize(width=picture.width, height=picture.height) for picture in pictures]
     return Answer(
         text=said.text,
         objects=tuple(found(each, sizes) for each in answer.objects),

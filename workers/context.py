@@ -46,9 +46,11 @@ class Context:
     shortages: int = 0  # attempts before that ran out of memory; counted for kinds that resume
     named: Mapping[str, UUID] = field(default_factory=dict)  # the artefacts of models that have a version's name
     record: Callable[[Mapping[str, Any]], None] = lambda _: None  # where metrics go
+    leave: Callable[[Mapping[str, Any]], None] = lambda _: None  # where a result in part goes before `Cancelled`
     hand_over: Callable[[Checkpoint], None] = lambda _: None  # where checkpoints go once they are in the store
     stopping: Callable[[], bool] = lambda: False  # whether to end soon, after a last checkpoint, by `WorkerStopping`
     published: list[Stored] = field(default_factory=list)
+    rescued: list[Stored] = field(default_factory=list)  # what stays where the attempt fails
 
     @property
     def folder(self) -> Path:
@@ -90,6 +92,15 @@ class Context:
         file = store_tree(self.store, folder, place, listing=self.folder / f"{uuid7()}.json", check=self.check)
         self.published.append(file)
         return file.id
+
+    def rescue_tree(self, folder: Path, name: str) -> UUID:
+        """Store a folder that stays although the attempt is about to fail; returns its artefact id, to be told of.
+
+        Only what runs in a process of its own can.
+        """
+        artefact = self.publish_tree(folder, name)
+        self.rescued.append(self.published[-1])
+        return artefact
 
     def progress(self, fraction: float | None, text: str = "", rate: float | None = None, unit: str = "") -> None:
         """Say how far the attempt is: a fraction of 1, or None where that is unknown. Also looks for a stop.

@@ -24,16 +24,14 @@ from vlyard.formats.box import Box
 from vlyard.formats.gallery import Exhibit, draw_gallery
 from vlyard.jobs.evaluation import CLASSES, GALLERY, PICTURES, REPORT, EvaluationResult, EvaluationSpec
 from vlyard.jobs.inference import ModelUsed
-from workers.asking import Asker, Models, own_models, sampling_of, turns_about
+from workers.asking import Asker, Models, own_models, said_about
 from workers.context import Context
 from workers.qwen.grounding.confidence import box_confidences
 from workers.qwen.grounding.figures import COLUMNS, Evaluated, Outcome, evaluated
 from workers.qwen.grounding.objects import Naming, Thing, things
 from workers.qwen.grounding.scoring import THRESHOLDS, Judged
-from workers.qwen.request import Budget, Request
 from workers.truths import Question, Said, given_answers, questions_of
 
-_BATCHES_AHEAD = 2  # questions with the engine: one batch that it answers, and the next
 _SHOWN = 3  # complaints of an error
 
 
@@ -89,7 +87,7 @@ def _answers(
     if spec.predictions is not None:
         return list(given_answers(spec, context.input(spec.predictions), questions)), None
     with models.open(spec, context) as asker:
-        with ThreadPoolExecutor(asker.rows * _BATCHES_AHEAD, "evaluation") as threads:
+        with ThreadPoolExecutor(asker.at_once, "evaluation") as threads:
             told = []
             for said in threads.map(partial(_ask, spec, context, asker), questions):
                 told.append(said)
@@ -100,20 +98,12 @@ def _answers(
 def _ask(spec: EvaluationSpec, context: Context, asker: Asker, question: Question) -> Said:
     context.check()
     try:
-        picture = question.look()
-        words = turns_about(spec, question.words, [picture])
-        request = Request(
-            tuple(words),
-            sampling_of(spec),
-            Budget(spec.min_pixels, spec.max_pixels),
-            scored=spec.confidence == "probability",
-            system=asker.system,
-        )
-        answer = asker.engine.ask(request, asker.check)
+        said = said_about(spec, question.words, [question.given()])
+        answer, [size] = asker.hear(spec, said, scored=spec.confidence == "probability")
     except (InvalidInput, OutOfMemory) as error:  # the question's own: the others go on
         return Said(error=str(error))
     sure = None if answer.pieces is None else box_confidences(answer.text, answer.pieces)
-    return Said(answer.text, answer.finish_reason, picture.size, sure)
+    return Said(answer.text, answer.finish_reason, (size.width, size.height), sure)
 
 
 # --- what comes of it -----------------------------------------------------------------------------------------

@@ -1,15 +1,18 @@
 """The inference job: from pictures and a question to the model's answers, what they found, and drawings of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from uuid import UUID
 
 from PIL import Image
 
-from vlyard.errors import Complaint, InvalidInput, UnreadablePicture
+from vlyard.errors import Cancelled, Complaint, InvalidInput, OutOfMemory, UnreadablePicture, VLyardError
 from vlyard.formats.drawing import draw_answer
 from vlyard.jobs.inference import (
     Answer,
+    Found,
     InferenceResult,
     InferenceSpec,
     PicturePart,
@@ -17,11 +20,9 @@ from vlyard.jobs.inference import (
     TextPart,
     Unanswered,
 )
-from workers.asking import Asker, Models, own_models, see, turns_about
+from workers.asking import Asker, Models, Said, own_models, said_about
 from workers.context import Context
-from workers.qwen.request import Turn
-
-_Shown = Sequence[Image.Image]
+from workers.sight import Given
 
 
 def run(spec: InferenceSpec, context: Context) -> InferenceResult:
@@ -30,97 +31,130 @@ def run(spec: InferenceSpec, context: Context) -> InferenceResult:
 
 
 def infer(spec: InferenceSpec, context: Context, models: Models) -> InferenceResult:
-    """The same with these models."""
+    """The same with these models. Where it is cancelled, the words so far are left with the context."""
     context.progress(None, "fetching the pictures")
     if spec.images:
         return _about_each(spec, context, models)
-    turns, shown = _conversation(spec, context)
+    said = _conversation(spec, context)
+    shown = [part for each in said for part in each.content if isinstance(part, Given)]
+    for each in shown:
+        each.size()  # what is no picture is refused before a model is loaded
     with models.open(spec, context) as asker:
-        answer = asker.ask(spec, turns, shown)
-        drawings = _drawings(spec, context, [(answer, shown)])
-        return InferenceResult(answers=(answer,), model=asker.used, artefacts=drawings)
+        answer = asker.ask(spec, said)
+        result = _whole(InferenceResult(answers=(answer,), model=asker.used), context)
+        return result.model_copy(update={"artefacts": _drawings(spec, context, asker, [(answer, shown)])})
 
 
 def _about_each(spec: InferenceSpec, context: Context, models: Models) -> InferenceResult:
-    """The same question about each picture. One that cannot be read harms no other, unless none can."""
-    pictures: dict[UUID, Image.Image] = {}
-    unanswered = []
+    """The same question about each picture. One that cannot be asked about harms no other, unless none can."""
+    given, failed = _openable(spec, context)
+    if not given:
+        raise _none_of_them(list(failed.values()))
+    with models.open(spec, context) as asker:
+        with ThreadPoolExecutor(min(len(given), asker.at_once), "images") as threads:
+            outcomes = dict(zip(given, threads.map(lambda each: _ask(spec, asker, each), given.values()), strict=True))
+        answers = {image: said for image, said in outcomes.items() if isinstance(said, Answer)}
+        failed |= {image: said for image, said in outcomes.items() if isinstance(said, VLyardError)}
+        if not answers:
+            raise _none_of_them(list(failed.values()))
+        unanswered = [
+            Unanswered(image=image, code=failed[image].code, message=str(failed[image]))
+            for image in spec.images
+            if image in failed
+        ]
+        result = InferenceResult(answers=tuple(answers.values()), unanswered=tuple(unanswered), model=asker.used)
+        result = _whole(result, context)
+        drawings = _drawings(spec, context, asker, [(said, [given[at]]) for at, said in answers.items()])
+        return result.model_copy(update={"artefacts": drawings})
+
+
+def _openable(spec: InferenceSpec, context: Context) -> tuple[dict[UUID, Given], dict[UUID, VLyardError]]:
+    """The pictures, and what is wrong with those that are none."""
+    given: dict[UUID, Given] = {}
+    failed: dict[UUID, VLyardError] = {}
     for image in spec.images:
         try:
-            pictures[image] = _picture(image, context)
+            given[image] = _given(image, context)
+            given[image].size()
         except InvalidInput as error:
-            unanswered.append(Unanswered(image=image, code=error.code, message=str(error)))
-    if not pictures:
-        complaints = [Complaint("/spec/images", each.message) for each in unanswered]
-        raise UnreadablePicture("None of the pictures can be read", complaints)
-    with models.open(spec, context) as asker:
-        answers = _answers(spec, list(pictures.values()), asker)
-        drawings = _drawings(spec, context, [(answer, [shown]) for answer, shown in answers])
-        answered = tuple(answer for answer, _ in answers)
-        return InferenceResult(
-            answers=answered, unanswered=tuple(unanswered), model=asker.used, artefacts=drawings
-        )  # fmt: skip
+            given.pop(image, None)
+            failed[image] = error
+    return given, failed
 
 
-def _answers(spec: InferenceSpec, pictures: _Shown, asker: Asker) -> Sequence[tuple[Answer, Image.Image]]:
-    question = spec.question() or ""
-
-    def ask(picture: Image.Image) -> Answer:
-        return asker.ask(spec, turns_about(spec, question, [picture]), [picture])
-
-    with ThreadPoolExecutor(len(pictures), "images") as threads:
-        return list(zip(threads.map(ask, pictures), pictures, strict=True))
+def _ask(spec: InferenceSpec, asker: Asker, given: Given) -> Answer | VLyardError:
+    """The answer, or why this picture has none."""
+    try:
+        return asker.ask(spec, said_about(spec, spec.question() or "", [given]))
+    except (InvalidInput, OutOfMemory, Cancelled) as error:
+        return error
 
 
-def _conversation(spec: InferenceSpec, context: Context) -> tuple[Sequence[Turn], _Shown]:
-    """The turns, and the pictures in them in their order."""
+def _none_of_them(errors: Sequence[VLyardError]) -> VLyardError:
+    """What becomes of a job none of whose pictures has an answer: another attempt may help where memory ran out."""
+    for error in errors:
+        if isinstance(error, Cancelled | OutOfMemory):
+            return error
+    complaints = [Complaint("/spec/images", str(error)) for error in errors]
+    if all(isinstance(error, UnreadablePicture) for error in errors):
+        return UnreadablePicture("None of the pictures can be read", complaints)
+    return InvalidInput("None of the pictures can be asked about", complaints)
+
+
+def _conversation(spec: InferenceSpec, context: Context) -> Sequence[Said]:
     if not spec.messages:
-        shown = [] if spec.image is None else [_picture(spec.image, context)]
-        return turns_about(spec, spec.question() or "", shown), shown
-    pictures: list[Image.Image] = []
-    turns = []
+        shown = [] if spec.image is None else [_given(spec.image, context)]
+        return said_about(spec, spec.question() or "", shown)
+    said = []
     for at, message in enumerate(spec.messages):
-        content: list[str | Image.Image] = []
-        for number, part in enumerate(message.content):
-            if isinstance(part, TextPart):
-                content.append(part.text)
-                continue
-            picture = _shown(part, context, f"/spec/messages/{at}/content/{number}")
-            pictures.append(picture)
-            content.append(picture)
-        turns.append(Turn(message.role, tuple(content)))
-    return turns, pictures
+        content = (
+            part.text
+            if isinstance(part, TextPart)
+            else _given_in(part, context, f"/spec/messages/{at}/content/{number}")
+            for number, part in enumerate(message.content)
+        )
+        said.append(Said(message.role, tuple(content)))
+    return said
 
 
-def _shown(part: PicturePart | PictureUrlPart, context: Context, place: str) -> Image.Image:
+def _given_in(part: PicturePart | PictureUrlPart, context: Context, place: str) -> Given:
     if isinstance(part, PicturePart):
-        return _picture(part.image, context)
+        return _given(part.image, context)
     named = part.image_url.artefact
-    return see(part.image_url.content, place) if named is None else _picture(named, context)
+    return Given(part.image_url.content, place) if named is None else _given(named, context)
 
 
-def _picture(image: UUID, context: Context) -> Image.Image:
+def _given(image: UUID, context: Context) -> Given:
     path = context.input(image)
     if path.is_dir():
         raise InvalidInput("a picture is a file", [Complaint(path.name, "it is a directory", "name one of its files")])
-    return see(path, path.name)
+    return Given(path, path.name)
 
 
-def _drawings(spec: InferenceSpec, context: Context, answers: Sequence[tuple[Answer, _Shown]]) -> dict[str, UUID]:
-    """`annotated` where there is one picture, else `annotated-1` and so on."""
+def _whole(result: InferenceResult, context: Context) -> InferenceResult:
+    """The result; where the job was cancelled it is left with the context, and `Cancelled` is raised."""
+    endings = {said.finish_reason for said in result.answers} | {each.code for each in result.unanswered}
+    if Cancelled.code in endings:
+        context.leave(result.model_dump(mode="json"))
+        raise Cancelled
+    return result
+
+
+def _drawings(
+    spec: InferenceSpec, context: Context, asker: Asker, answers: Iterable[tuple[Answer, Sequence[Given]]]
+) -> dict[str, UUID]:
+    """`annotated` where there is one picture, else `annotated-1` and so on; each is opened when it is drawn on."""
     if not spec.annotate:
         return {}
-    drawings = list(_drawn(answers))
-    names = ["annotated"] if len(drawings) == 1 else [f"annotated-{number}" for number in range(1, len(drawings) + 1)]
+    pictures = [(said, number, each) for said, given in answers for number, each in enumerate(given)]
+    names = ["annotated"] if len(pictures) == 1 else [f"annotated-{number}" for number in range(1, len(pictures) + 1)]
     published = {}
-    for name, drawing in zip(names, drawings, strict=True):
+    for name, (said, number, given) in zip(names, pictures, strict=True):
         path = context.folder / f"{name}.png"
-        drawing.save(path)
+        asker.open(given, partial(_draw, [each for each in said.objects if each.picture == number], path))
         published[name] = context.publish(path, "image/png")
     return published
 
 
-def _drawn(answers: Sequence[tuple[Answer, _Shown]]) -> Iterator[Image.Image]:
-    for answer, shown in answers:
-        for number, picture in enumerate(shown):
-            yield draw_answer(picture, [each for each in answer.objects if each.picture == number])
+def _draw(found: Sequence[Found], path: Path, picture: Image.Image) -> None:
+    draw_answer(picture, found).save(path)

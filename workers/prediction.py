@@ -20,12 +20,12 @@ from pydantic import ValidationError
 from vlyard.errors import Complaint, InvalidInput, OutOfMemory
 from vlyard.jobs.inference import Answer, ModelUsed
 from vlyard.jobs.prediction import PREDICTIONS, PredictionResult, PredictionSpec
-from workers.asking import Asker, Models, own_models, see, turns_about
+from workers.asking import Asker, Models, own_models, said_about
 from workers.context import Context
 from workers.samples import Asked, Dataset
+from workers.sight import Given
 
 _FILE, _MEDIA_TYPE = "predictions.jsonl", "application/x-ndjson"
-_BATCHES_AHEAD = 2  # questions with the engine: one batch that it answers, and the next
 
 
 def run(spec: PredictionSpec, context: Context) -> PredictionResult:
@@ -48,7 +48,7 @@ def predict(spec: PredictionSpec, context: Context, models: Models) -> Predictio
     with models.open(spec, context) as asker, (context.folder / _FILE).open("wb") as file:
         if spec.shard is not None:  # whoever gathers the shards tells it on
             file.write(orjson.dumps(asker.used.model_dump(mode="json"), option=orjson.OPT_APPEND_NEWLINE))
-        for line in _lines(dataset.samples(), partial(_line, spec, context, asker), asker.rows * _BATCHES_AHEAD):
+        for line in _lines(dataset.samples(), partial(_line, spec, context, asker), asker.at_once):
             account.add(line)
             file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
             context.progress(account.samples / total, f"{account.samples} of {total} samples")
@@ -148,8 +148,7 @@ def _answer(spec: PredictionSpec, context: Context, asker: Asker, asked: Asked) 
     if asked.path is None:
         what, fix = "the path leads out of the dataset", "convert again, with the pictures in the dataset"
         raise InvalidInput("The picture cannot be read", [Complaint(asked.picture, what, fix)])
-    picture = see(asked.path, asked.picture)
-    return asker.ask(spec, turns_about(spec, asked.question, [picture]), [picture])
+    return asker.ask(spec, said_about(spec, asked.question, [Given(asked.path, asked.picture)]))
 
 
 def _model_used(lines: Iterator[dict[str, Any]]) -> ModelUsed:

@@ -16,9 +16,9 @@ from vlyard.errors import Complaint, InvalidInput
 from vlyard.formats.answer import Answer, Note, parse_answer
 from vlyard.jobs.evaluation import EvaluationSpec
 from vlyard.jobs.prediction import PredictionSpec
-from workers.asking import see
 from workers.context import Context
 from workers.samples import Asked, Dataset
+from workers.sight import Given
 
 _SHOWN = 3  # complaints of an error
 
@@ -36,10 +36,14 @@ class Question:
 
     def look(self) -> Image.Image:
         """The picture as displayed. Raises `UnreadablePicture` and `InvalidInput`."""
+        return self.given().see()
+
+    def given(self) -> Given:
+        """The picture, to be looked at later. Raises `InvalidInput`."""
         if self.path is None:
             what, fix = "the path leads out of the dataset", "convert again, with the pictures in the dataset"
             raise InvalidInput("The picture cannot be read", [Complaint(self.picture, what, fix)])
-        return see(self.path, self.picture)
+        return Given(self.path, self.picture)
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,9 @@ def test_a_worker_that_stopped_for_a_cancel_ends_the_job_as_cancelled(database: 
     with database.transaction() as session:
         worker = rows.worker(session)
         pair = rows.running(session, rows.team(session), worker)
-        assert lifecycle.finish(session, worker, [Ending(pair, Outcome.CANCELLED)], AT_ONCE) == {pair: State.CANCELLED}
+        cancelled = Ending(pair, Outcome.CANCELLED, result={"text": "so far"})
+        assert lifecycle.finish(session, worker, [cancelled], AT_ONCE) == {pair: State.CANCELLED}
+        assert session.scalar(select(Job.result)) == {"text": "so far"}
 
 
 def test_a_job_that_fails_while_it_is_being_cancelled_is_not_tried_again(database: Database) -> None:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from vlyard.demo.shapes import draw_scenes
-from vlyard.errors import Cancelled, InvalidInput, OutOfMemory
+from vlyard.errors import Cancelled, InvalidInput, OutOfMemory, WorkerStopping
 from vlyard.jobs.conversion import DEFAULT_PROMPT
 from workers.qwen.batch import Batch, Row, rope_positions
 from workers.qwen.engine import Engine, Generation, Limits
@@ -89,8 +89,10 @@ def submit(
         ]
 
 
-def ask_together(loaded: LoadedModel, asked: Sequence[Request], *how: Any, **also: Any) -> list[Future[Generation]]:
-    with closing(Engine(loaded, TOGETHER)) as engine:
+def ask_together(
+    loaded: LoadedModel, asked: Sequence[Request], *how: Any, limits: Limits = TOGETHER, **also: Any
+) -> list[Future[Generation]]:
+    with closing(Engine(loaded, limits)) as engine:
         return submit(engine, asked, *how, **also)
 
 
@@ -233,7 +235,9 @@ def test_a_batch_takes_no_more_tokens_than_it_may(demo: LoadedModel) -> None:
     assert len({each.text for each in said}) == 1
 
 
-def test_one_cancelled_row_leaves_the_others_alone(demo: LoadedModel, expected: list[str]) -> None:
+def test_one_cancelled_row_keeps_its_words_so_far_and_leaves_the_others_alone(
+    demo: LoadedModel, expected: list[str]
+) -> None:
     calls = 0
 
     def stop() -> None:
@@ -244,9 +248,35 @@ def test_one_cancelled_row_leaves_the_others_alone(demo: LoadedModel, expected: 
 
     said = ask_together(demo, requests(), {1: stop})
 
-    with pytest.raises(Cancelled, match="by me"):
-        said[1].result()
+    cut = said[1].result()
+    assert (cut.finish_reason, cut.completion_tokens) == ("cancelled", 5)  # the first look came before the question
+    assert cut.text
+    assert expected[1].startswith(cut.text)
     assert [said[row].result().text for row in (0, 2, 3)] == [expected[row] for row in (0, 2, 3)]
+
+
+def test_who_is_told_to_stop_for_another_reason_hears_it_unchanged(demo: LoadedModel) -> None:
+    calls = iter(range(10**6))
+
+    def stop() -> None:
+        if next(calls) == 4:
+            raise WorkerStopping("with the machine")
+
+    [said] = ask_together(demo, requests()[:1], {0: stop}, limits=replace(TOGETHER, wait_seconds=0))
+
+    with pytest.raises(WorkerStopping, match="with the machine"):
+        said.result()
+
+
+def test_a_row_that_a_text_stops_leaves_the_others_alone(demo: LoadedModel, expected: list[str]) -> None:
+    stopping = requests()
+    stopping[0] = replace(stopping[0], sampling=replace(GREEDY, stop=('"label"',)))
+
+    said = [each.result() for each in ask_together(demo, stopping)]
+
+    assert said[0].text == expected[0][: expected[0].index('"label"')]
+    assert [each.text for each in said[1:]] == expected[1:]
+    assert ([each.rows for each in said], said[0].finish_reason) == ([4] * 4, "stop")
 
 
 def test_a_row_whose_scores_are_no_numbers_fails_alone(

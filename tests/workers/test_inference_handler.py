@@ -1,5 +1,7 @@
 import io
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from vlyard.formats.box import Box
 from vlyard.jobs.conversion import DEFAULT_PROMPT
 from vlyard.jobs.inference import BoxFound, InferenceResult, InferenceSpec
 from vlyard.jobs.kinds import KINDS
+from workers.asking import Rooms
 from workers.inference import infer, run
 from workers.qwen.demo.architecture import build_untrained
 from workers.qwen.loading import DEMO_FOLDER
 from workers.qwen.manifest import Manifest, write_manifest
+from workers.sight import PixelRoom
 
 torch.set_num_threads(1)
 
@@ -50,6 +54,19 @@ def ask(desk: Desk, image: UUID | None = None, **more: object) -> Case:
     spec = InferenceSpec.model_validate({"image": image, "prompt": DEFAULT_PROMPT, "do_sample": False, **more})
     result = infer(spec, context, desk.models)
     return result, [desk.store.content(file) for file in context.published]
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
 
 
 def test_a_picture_becomes_an_answer_with_its_box_and_a_drawing(desk: Desk, scene_png: bytes) -> None:
@@ -203,21 +220,94 @@ def test_a_directory_is_no_picture(desk: Desk, tmp_path: Path) -> None:
         ask(desk, desk.lay_down(tmp_path / "folder", "folder"))
 
 
-def test_a_cancelled_job_publishes_nothing(desk: Desk, scene_png: bytes) -> None:
+def test_a_cancelled_job_leaves_its_words_so_far_and_publishes_nothing(desk: Desk, scene_png: bytes) -> None:
     calls: list[None] = []
+
+    left: list[Mapping[str, Any]] = []
 
     def check() -> None:
         calls.append(None)
-        if len(calls) == 12:  # some steps before the start, and then a token each
+        if len(calls) >= 20:  # some steps before the start, and then a token each
             raise Cancelled
 
     image = desk.lay_down(scene_png, "shape.png")
-    context = desk.context(check)
+    context = replace(desk.context(check), leave=left.append)
 
+    whole, _ = ask(desk, image)
+    spec = InferenceSpec(image=image, prompt=DEFAULT_PROMPT, do_sample=False)
     with pytest.raises(Cancelled):
-        infer(InferenceSpec(image=image, prompt=DEFAULT_PROMPT, do_sample=False), context, desk.models)
+        infer(spec, context, desk.models)
 
-    assert (len(calls), context.published) == (12, [])
+    [result] = map(InferenceResult.model_validate, left)
+    assert result.answer.finish_reason == "cancelled"
+    assert 0 < len(result.text) < len(whole.text)
+    assert whole.text.startswith(result.text)
+    assert (context.published, result.artefacts) == ([], {})
+
+
+def test_a_job_about_several_pictures_that_is_cancelled_leaves_the_answers_that_it_has(
+    desk: Desk, scene_png: bytes
+) -> None:
+    images = [desk.lay_down(png(scene.picture), "shape.png") for scene in islice(draw_scenes(5), 3)]
+    calls = iter(range(10**6))
+    left: list[Mapping[str, Any]] = []
+
+    def check() -> None:
+        if next(calls) >= 60:
+            raise Cancelled
+
+    context = replace(desk.context(check), leave=left.append)
+    with pytest.raises(Cancelled):
+        infer(InferenceSpec(images=images, prompt=DEFAULT_PROMPT, do_sample=False), context, desk.models)
+
+    [result] = map(InferenceResult.model_validate, left)
+    assert "cancelled" in {each.finish_reason for each in result.answers}
+    assert len(result.answers) + len(result.unanswered) == 3
+
+
+def test_a_question_that_cannot_be_asked_about_one_picture_leaves_the_answers_about_the_others(
+    desk: Desk, scene_png: bytes
+) -> None:
+    # given a wide picture that has more tokens than the model's context, where a small one is not enlarged
+    wide, small = desk.lay_down(png(Image.new("1", (8_192, 1_120))), "wide.png"), desk.lay_down(scene_png, "small.png")
+
+    result, drawings = ask(desk, images=[wide, small], min_pixels=1, max_pixels=2**24)
+
+    assert (len(result.answers), len(drawings)) == (1, 1)
+    [unanswered] = result.unanswered
+    assert (unanswered.image, unanswered.code) == (wide, "invalid_input")
+    assert "8960 tokens" in unanswered.message
+
+
+def test_pictures_that_are_vast_once_opened_are_opened_one_after_the_other(desk: Desk) -> None:
+    # given five files of a few kilobytes, each 36 MB of pixels, and room for one of them
+    one = 3_000**2
+    images = [desk.lay_down(png(Image.new("1", (3_000, 3_000), at % 2)), f"{at}.png") for at in range(5)]
+    opening = Rooms(PixelRoom(one), PixelRoom(2**20))
+    models = replace(desk.models, rooms=opening)
+    spec = InferenceSpec(images=images, prompt="What?", do_sample=False, max_new_tokens=1, annotate=False)
+    infer(spec.model_copy(update={"images": images[:1]}), desk.context(), models)  # what is loaded once
+
+    before = resident_bytes()
+    reset_peak()
+    result = infer(spec, desk.context(), models)
+
+    assert len(result.answers) == 5
+    assert result.answers[0].pictures[0].width == 3_000
+    assert peak_bytes() - before < 20 * one  # of one: 1 byte a pixel as its file has it, 4 as RGB, 8 while it is shrunk
+
+
+def test_a_request_whose_pictures_alone_do_not_fit_the_model_is_refused_before_they_are_opened(desk: Desk) -> None:
+    image = desk.lay_down(png(Image.new("1", (4_000, 4_000))), "large.png")
+    content = [{"type": "image", "image": str(image)}] * 8
+
+    with pytest.raises(InvalidInput, match=r"with its pictures it has 125000 tokens .* show smaller pictures"):
+        ask(desk, messages=[{"role": "user", "content": content}], prompt=None, max_pixels=2**28)
+
+
+def test_an_upload_without_a_byte_is_no_picture(desk: Desk) -> None:
+    with pytest.raises(UnreadablePicture, match=r"empty\.png: it is not a picture"):
+        ask(desk, desk.lay_down(b"", "empty.png"))
 
 
 def test_a_model_of_the_workers_folder_is_found_by_its_name(desk: Desk, scene_png: bytes) -> None:

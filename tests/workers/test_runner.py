@@ -1,17 +1,22 @@
 """What a worker does around a handler that has a process of its own."""
 
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
 import pytest
+import torch
 
 from control.rules import rules_from
 from db import queue, workers
 from db.models import Outcome
 from tests.system import System
+from vlyard.errors import Cancelled
+from vlyard.jobs.inference import InferenceResult
 from vlyard.jobs.kinds import KINDS, Device, Isolation
+from workers.asking import own_models
 from workers.completer import Completer
 from workers.lease import LeaseKeeper
 from workers.runner import Runner
@@ -50,6 +55,28 @@ def runner(system: System, unloaded: list[str]) -> Iterator[Runner]:
         lambda: unloaded.append("all"),
     )  # fmt: skip
     completer.stop()
+
+
+def test_an_inference_that_is_cancelled_keeps_the_words_so_far(system: System, runner: Runner) -> None:
+    torch.set_num_threads(1)
+    said = [{"role": "user", "content": "Hello"}]
+    own_models().warm.unload()
+    job = system.submit(
+        system.caller(), kind="inference", model="untrained", messages=said, max_new_tokens=7_000, temperature=2.0,
+        top_p=1.0, seed=1,
+    )  # fmt: skip
+    with system.database.transaction() as session:
+        queue.dispatch(session, [[job]])
+    stopping = threading.Timer(5, runner.keeper.stop_all, (Cancelled(),))  # long after its first word
+    stopping.start()
+
+    [ending] = runner.run([(job, 1)])
+
+    own_models().warm.unload()
+    assert ending.outcome is Outcome.CANCELLED
+    result = InferenceResult.model_validate(ending.result)
+    assert result.answer.finish_reason == "cancelled"
+    assert 1 < result.answer.completion_tokens < 7_000
 
 
 def run(system: System, runner: Runner, **spec: Any) -> tuple[UUID, Outcome]:

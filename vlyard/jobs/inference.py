@@ -255,8 +255,9 @@ class Answer(BaseModel):
     thought: str = Field("", description="What the model thought before it answered.")
     notes: tuple[str, ...] = Field((), description="What the parser noticed about the answer as a whole.")
     pictures: tuple[PictureSize, ...] = Field(description="The pictures that it was shown, in their order.")
-    finish_reason: Literal["stop", "length", "loop"] = Field(
-        description="It ended by itself, was cut off at `max_new_tokens`, or only repeated itself."
+    finish_reason: Literal["stop", "length", "loop", "cancelled"] = Field(
+        description="It ended by itself, was cut off at `max_new_tokens`, only repeated itself, or the job was "
+        "cancelled; then these are the words so far."
     )
     prompt_tokens: int
     picture_tokens: int = Field(description="Those of the prompt's tokens that stand for pictures.")
@@ -269,7 +270,7 @@ class Answer(BaseModel):
 
 
 class Unanswered(BaseModel):
-    """A picture that could not be asked about."""
+    """A picture that has no answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -298,9 +299,9 @@ class ModelUsed(BaseModel):
 
 class InferenceResult(Result):
     answers: tuple[Answer, ...] = Field(
-        description="One, or with `images` one for each picture that could be read, in their order."
+        description="One, or with `images` one for each picture that has an answer, in their order."
     )
-    unanswered: tuple[Unanswered, ...] = Field((), description="The pictures of `images` that could not be read.")
+    unanswered: tuple[Unanswered, ...] = Field((), description="The pictures of `images` that have none, and why.")
     model: ModelUsed
 
     @property

@@ -6,25 +6,28 @@ questions into its batch   3. it gives every row one token after the other   4. 
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty
 from typing import NamedTuple
+
+from PIL import Image
 
 from vlyard.errors import Complaint, InvalidInput
 from workers.qwen.batch import Row, rope_positions, text_device
 from workers.qwen.companions import Room
 from workers.qwen.desk import Desk, closed
 from workers.qwen.features import FeatureCache
-from workers.qwen.inputs import encode, patches
+from workers.qwen.inputs import encode, patches, pixels_a_token, show, tokens_of
 from workers.qwen.loading import LoadedModel
-from workers.qwen.request import Request
+from workers.qwen.request import Budget, Request, Shown
 from workers.qwen.sampling import seeded
 from workers.qwen.shift import serve
 from workers.qwen.ticket import Ended, Reason, Ticket
 from workers.qwen.words import Transcript, decode
 
 _PATIENCE = 0.1  # seconds between two looks for a stop, while a question waits for its batch
+_PATCHES_AHEAD = 2**16  # of a question, made by its caller: 400 MB; the engine's thread makes others as it needs them
 
 
 def _never() -> None:
@@ -81,19 +84,32 @@ class Engine:
         )
         self._thread.start()
 
+    def pixels_of(self, sizes: Sequence[tuple[int, int]], budget: Budget) -> int:
+        """How many pixels the model will see of pictures of these widths and heights.
+
+        Raises `InvalidInput` where they alone are too many for the model's context.
+        """
+        loaded = self._model()
+        tokens = sum(tokens_of(loaded.processor, size, budget) for size in sizes)
+        _expect_room(loaded, tokens)
+        return tokens * pixels_a_token(loaded.processor)
+
+    def show(self, picture: Image.Image, budget: Budget) -> Shown:
+        """An upright RGB picture, shrunk to what the model sees of it. Raises `InvalidInput`."""
+        return show(self._model().processor, picture, budget)
+
     def ask(
         self, request: Request, check: Callable[[], None] = _never, told: Callable[[str], None] = _nobody
     ) -> Generation:
         """Blocks until the answer is there. Pictures are upright RGB ones.
 
         `check` is called at every token, from another thread, and ends the work by raising; its exception comes out
-        unchanged. `told` hears the answer as it grows, piece by piece. Raises `InvalidInput` where the question is
-        not valid or does not fit the model's context, `OutOfMemory`, and `Unavailable` once the engine is closed.
+        unchanged, but for a `Cancelled` once the answer has begun: that gives the words so far. `told` hears the
+        answer as it grows, piece by piece. Raises `InvalidInput` where the question is not valid or does not fit the
+        model's context, `OutOfMemory`, and `Unavailable` once the engine is closed.
         """
         asked = time.monotonic()
-        loaded = self._loaded
-        if loaded is None:
-            raise closed()
+        loaded = self._model()
         check()
         ticket = _ticket(loaded, request, self._features, check, listened=told is not _nobody)
         self._desk.add(ticket)
@@ -125,6 +141,11 @@ class Engine:
         self._features.clear()
         self._loaded = None
 
+    def _model(self) -> LoadedModel:
+        if self._loaded is None:
+            raise closed()
+        return self._loaded
+
 
 # --- the caller's side ----------------------------------------------------------------------------------------
 
@@ -134,20 +155,28 @@ def _ticket(
 ) -> Ticket:
     sampling = request.sampling
     encoded = encode(loaded.processor, request)
-    room = loaded.model.config.text_config.max_position_embeddings - len(encoded.ids)
+    room = _expect_room(loaded, len(encoded.ids))
+    generator = seeded(sampling, text_device(loaded))
+    row = Row(encoded, rope_positions(loaded, encoded), sampling, generator, scored=request.scored)
+    ahead = 0
+    for shown in encoded.shown:
+        ahead += shown.grid[1] * shown.grid[2]
+        if ahead <= _PATCHES_AHEAD and features.get(shown.key) is None:
+            row.pixels[shown.key] = patches(loaded.processor, shown)
+    words = Transcript(loaded.processor, sampling.stop) if sampling.stop or listened else None
+    return Ticket(row, min(sampling.max_new_tokens, room), check, words, listened)
+
+
+def _expect_room(loaded: LoadedModel, tokens: int) -> int:
+    """How many tokens an answer to a question of so many may have. Raises `InvalidInput` where that is none."""
+    room: int = loaded.model.config.text_config.max_position_embeddings - tokens
     if room < 1:
-        what = f"with its pictures it has {len(encoded.ids)} tokens"
+        what = f"with its pictures it has {tokens} tokens"
         raise InvalidInput(
             "The question does not fit the model",
             [Complaint("/spec/prompt", what, f"shorten it by {1 - room}, or show smaller pictures")],
         )
-    generator = seeded(sampling, text_device(loaded))
-    row = Row(encoded, rope_positions(loaded, encoded), sampling, generator, scored=request.scored)
-    for shown in encoded.shown:
-        if features.get(shown.key) is None:
-            row.pixels[shown.key] = patches(loaded.processor, shown)
-    words = Transcript(loaded.processor, sampling.stop) if sampling.stop or listened else None
-    return Ticket(row, min(sampling.max_new_tokens, room), check, words, listened)
+    return room
 
 
 def _pieces(loaded: LoadedModel, tokens: list[int], logprobs: list[float]) -> tuple[Piece, ...]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from workers.qwen.inputs import Shown, patches
+from workers.qwen.inputs import patches
 from workers.qwen.loading import LoadedModel
+from workers.qwen.request import Shown
 
 _PATCHES = 16_384  # that are looked at together: 4 megapixels, or one picture that is larger
 

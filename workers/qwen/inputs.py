@@ -15,21 +15,10 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from vlyard.errors import Complaint, InvalidInput
 from workers.qwen.loading import Processor
-from workers.qwen.request import Budget, Request, Turn
+from workers.qwen.request import Budget, Request, Shown, Turn
 
 # Where these stand in the tokens, pictures are put: a text that contains them would take a picture's place.
 _PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A picture at the size in which the model sees it."""
-
-    picture: Image.Image
-    size: tuple[int, int]  # the smallest and the largest area that it may be brought to, in pixels
-    grid: tuple[int, int, int]  # patches of 16 × 16: moments (1), rows, columns
-    tokens: int
-    key: bytes  # equal for equal pixels at an equal size
 
 
 @dataclass(frozen=True)
@@ -48,20 +37,62 @@ class Encoded:
 def encode(processor: Processor, request: Request) -> Encoded:
     """The turns, and the beginning of the answer. Raises `InvalidInput`."""
     _refuse_placeholders(request)
-    size = _size(processor, request.budget)
-    pictures = [part for turn in request.turns for part in turn.content if isinstance(part, Image.Image)]
-    shown = tuple(_shown(processor, picture, size) for picture in pictures)
+    parts = [part for turn in request.turns for part in turn.content if not isinstance(part, str)]
+    shown = tuple(part if isinstance(part, Shown) else show(processor, part, request.budget) for part in parts)
     return Encoded(ids=torch.tensor(_tokens(processor, request, shown)), shown=shown)
+
+
+def tokens_of(processor: Processor, size: tuple[int, int], budget: Budget) -> int:
+    """How many tokens a picture of that width and height will have, also when it is turned. Raises `InvalidInput`."""
+    _, rows, columns = _grid(processor, size, _areas(processor, budget))
+    return rows * columns // int(processor.image_processor.merge_size) ** 2
+
+
+def pixels_a_token(processor: Processor) -> int:
+    """How many pixels of what the model sees one token stands for."""
+    images = processor.image_processor
+    return int(images.patch_size * images.merge_size) ** 2
+
+
+def show(processor: Processor, picture: Image.Image, budget: Budget) -> Shown:
+    """An upright RGB picture at the size in which the model sees it; where that is larger, it is enlarged only later.
+
+    Raises `InvalidInput`.
+    """
+    areas = _areas(processor, budget)
+    grid = _grid(processor, picture.size, areas)
+    width, height = _seen_size(processor, grid)
+    if width * height < picture.width * picture.height:
+        picture = _shrunk(processor, picture, areas, grid)
+    said = hashlib.sha256(repr((picture.mode, picture.size, areas, grid)).encode())
+    said.update(picture.tobytes())
+    return Shown(picture, areas, grid, grid[1] * grid[2] // processor.image_processor.merge_size**2, said.digest())
 
 
 def patches(processor: Processor, shown: Shown) -> torch.Tensor:
     """A picture's patches, in fp32 on the CPU: (rows × columns, 3 channels × 2 moments × 16 × 16)."""
-    smallest, largest = shown.size
-    size = {"shortest_edge": smallest, "longest_edge": largest}
-    found = processor.image_processor(images=[shown.picture], size=size, return_tensors="pt")
+    as_seen = shown.picture.size == _seen_size(processor, shown.grid)
+    found = processor.image_processor(
+        images=[shown.picture], size=_edges(shown.size), do_resize=not as_seen, return_tensors="pt"
+    )
     assert tuple(found["image_grid_thw"][0].tolist()) == shown.grid
     pixels: torch.Tensor = found["pixel_values"]
     return pixels
+
+
+def _shrunk(
+    processor: Processor, picture: Image.Image, areas: tuple[int, int], grid: tuple[int, int, int]
+) -> Image.Image:
+    """By the processor itself, whose patches hold the very bytes where it is told to leave them so."""
+    images = processor.image_processor
+    found = images(images=[picture], size=_edges(areas), do_rescale=False, do_normalize=False, return_tensors="pt")
+    _, rows, columns = grid
+    merged, side = images.merge_size, images.patch_size
+    cells = (rows // merged, columns // merged, merged, merged)
+    cut = found["pixel_values"].reshape(*cells, 3, images.temporal_patch_size, side, side)[:, :, :, :, :, 0]
+    # (row of cells, row in the cell, row in the patch, column of cells, …, channel)
+    pixels = cut.permute(0, 2, 5, 1, 3, 6, 4).reshape(rows * side, columns * side, 3)
+    return Image.fromarray(pixels.contiguous().numpy())
 
 
 def _tokens(processor: Processor, request: Request, shown: tuple[Shown, ...]) -> list[int]:
@@ -83,11 +114,11 @@ def _tokens(processor: Processor, request: Request, shown: tuple[Shown, ...]) ->
     return ids
 
 
-def _part(part: str | Image.Image) -> dict[str, Any]:
+def _part(part: str | Image.Image | Shown) -> dict[str, Any]:
     return {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
 
 
-def _size(processor: Processor, budget: Budget) -> tuple[int, int]:
+def _areas(processor: Processor, budget: Budget) -> tuple[int, int]:
     own = processor.image_processor.size
     smallest, largest = budget.min_pixels, budget.max_pixels
     if smallest is None:
@@ -100,18 +131,26 @@ def _size(processor: Processor, budget: Budget) -> tuple[int, int]:
     return smallest, largest
 
 
-def _shown(processor: Processor, picture: Image.Image, size: tuple[int, int]) -> Shown:
-    images = processor.image_processor
+def _edges(areas: tuple[int, int]) -> dict[str, int]:
+    return {"shortest_edge": areas[0], "longest_edge": areas[1]}
+
+
+def _grid(processor: Processor, size: tuple[int, int], areas: tuple[int, int]) -> tuple[int, int, int]:
+    """Moments, rows and columns of patches of a picture of that width and height."""
+    images, (width, height) = processor.image_processor, size
     try:
-        height, width = smart_resize(
-            picture.height, picture.width, images.patch_size * images.merge_size, min_pixels=size[0], max_pixels=size[1]
+        rows, columns = smart_resize(
+            height, width, images.patch_size * images.merge_size, min_pixels=areas[0], max_pixels=areas[1]
         )
     except ValueError as error:  # such as a picture that is more than 200 times as wide as high
         raise InvalidInput(f"the model's processor refuses the picture: {error}") from error
-    grid = (1, height // images.patch_size, width // images.patch_size)
-    said = hashlib.sha256(repr((picture.mode, picture.size, size, grid)).encode())
-    said.update(picture.tobytes())
-    return Shown(picture, size, grid, grid[1] * grid[2] // images.merge_size**2, said.digest())
+    return 1, rows // images.patch_size, columns // images.patch_size
+
+
+def _seen_size(processor: Processor, grid: tuple[int, int, int]) -> tuple[int, int]:
+    """Width and height in pixels."""
+    side: int = processor.image_processor.patch_size
+    return grid[2] * side, grid[1] * side
 
 
 def _refuse_placeholders(request: Request) -> None:

@@ -9,11 +9,22 @@ from workers.qwen.sampling import Sampling
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A picture, no larger than the model sees it."""
+
+    picture: Image.Image
+    size: tuple[int, int]  # the smallest and the largest area that it may be brought to, in pixels
+    grid: tuple[int, int, int]  # patches of 16 × 16: moments (1), rows, columns
+    tokens: int
+    key: bytes  # equal for equal pixels at an equal size
+
+
+@dataclass(frozen=True)
 class Turn:
-    """What one side said. Pictures are upright RGB ones."""
+    """What one side said. Pictures are upright RGB ones, or shown already."""
 
     role: Literal["system", "user", "assistant"]
-    content: tuple[str | Image.Image, ...]
+    content: tuple[str | Image.Image | Shown, ...]
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Literal, NamedTuple, TypeAlias
 
-from vlyard.errors import InvalidInput
+from vlyard.errors import Cancelled, InvalidInput
 from workers.qwen.batch import Row
 from workers.qwen.companions import Size
 from workers.qwen.loops import LOOK_EVERY, repeats_itself
 from workers.qwen.words import Transcript
 
-Reason: TypeAlias = Literal["stop", "length", "loop"]  # it ended by itself, was cut off, or only repeated itself
+# It ended by itself, was cut off, only repeated itself, or nobody wants it any more.
+Reason: TypeAlias = Literal["stop", "length", "loop", "cancelled"]
 
 
 class Ended(NamedTuple):
@@ -55,7 +56,6 @@ class Ticket:
         if self.over:
             return True
         try:
-            self.check()
             reason = self._ending(token, terminators)
         except BaseException as error:  # noqa: BLE001 - it is the caller's own, and comes out there unchanged
             self.settle(error)
@@ -74,6 +74,10 @@ class Ticket:
         self.inbox.put(outcome)
 
     def _ending(self, token: int | None, terminators: frozenset[int]) -> Reason | None:
+        try:
+            self.check()
+        except Cancelled:
+            return "cancelled"
         if token is None:
             raise InvalidInput(
                 "the model's weights or this input give no numbers (NaN or infinity): ask something else, or "

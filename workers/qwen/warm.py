@@ -4,9 +4,7 @@ A model is pinned while somebody holds it, or one that shares its tensors. What 
 first, when another needs room; of a base and what shares it, the base goes last.
 """
 
-import ctypes
 import gc
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -20,6 +18,7 @@ import torch
 
 from vlyard.errors import InvalidInput
 from workers.qwen.loading import LoadedModel, memory_needed, memory_needed_beside
+from workers.qwen.memory import give_back_freed_memory
 from workers.qwen.placement import memory_for_models
 from workers.qwen.sharing import bytes_beside
 
@@ -257,7 +256,4 @@ def _give_back(leaving: list[_Resident[T]]) -> None:
     gc.collect()  # a model refers to itself in many places
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone: it keeps freed memory for itself
-        if trim is not None:
-            trim(0)
+    give_back_freed_memory()

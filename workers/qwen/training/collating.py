@@ -18,8 +18,9 @@ from torch.utils.data import Dataset
 
 from vlyard.errors import Complaint, UnreadablePicture
 from vlyard.formats.picture import open_picture
-from workers.qwen.inputs import Shown, patches
+from workers.qwen.inputs import patches
 from workers.qwen.loading import Processor
+from workers.qwen.request import Shown
 from workers.qwen.training.pictures import grid_of
 
 IGNORED = -100  # the label of a token that nothing is learned of, as torch's cross entropy has it
