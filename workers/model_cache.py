@@ -1,7 +1,8 @@
 """Models on the machine's disk, shared by its worker processes. It knows no hub, no store and no model.
 
-An entry is a folder that appears whole. Its lock file is held, shared, by who uses it and, alone, by who makes or
-removes it; the system lets go of a lock when its process dies, however it dies.
+An entry is a folder that appears whole, and outlives a machine that loses its power. Its lock file is held, shared, by
+who uses it and, alone, by who makes or removes it; the system lets go of a lock when its process dies, however it dies.
+Who makes one writes into that file how many bytes it will be, so that others make room beside what is still to come.
 """
 
 import fcntl
@@ -9,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -18,6 +19,7 @@ from vlyard.errors import InvalidInput
 
 _PATIENCE = 0.1  # seconds between two looks for a stop, while another process has the lock
 _PARTIAL, _LEAVING, _LOCK = ".part", ".gone", ".lock"
+_ROOM = ".room"  # held while room is made: who comes next counts what this one is about to bring
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class ModelCache:
         left; `size` is how many bytes that will be, about. `check` raises when it is time to stop.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        entry, partial = self.folder / key, self.folder / f"{key}{_PARTIAL}"
+        entry = self.folder / key
         with self._lock_file(key).open("a") as lock:
             while True:
                 _take(lock, fcntl.LOCK_SH, check)
@@ -45,32 +47,59 @@ class ModelCache:
                     return
                 _take(lock, fcntl.LOCK_EX, check)
                 if not entry.is_dir():
-                    self._make_room(size, key)
-                    self._fill(partial, fill)
-                    partial.rename(entry)
+                    self._make(key, lock, size, fill, check)
 
     def has(self, key: str) -> bool:
         """Whether the entry is there now; the next moment may be another."""
         return (self.folder / key).is_dir()
 
-    def _fill(self, partial: Path, fill: Callable[[Path], None]) -> None:
+    def _make(
+        self, key: str, lock: IO[str], size: int, fill: Callable[[Path], None], check: Callable[[], None]
+    ) -> None:
+        partial = self.folder / f"{key}{_PARTIAL}"
         partial.mkdir(mode=0o700, exist_ok=True)
+        self._claim(key, lock, size, check)
         try:
             fill(partial)
         except InvalidInput:  # no later try goes better
             shutil.rmtree(partial)
             raise
+        if (came := _size(partial)) > size:
+            self._claim(key, lock, came, check)
+        _sync(partial)
+        partial.rename(self.folder / key)
+        _sync_one(self.folder)
+        lock.truncate(0)
+
+    def _claim(self, key: str, lock: IO[str], size: int, check: Callable[[], None]) -> None:
+        """Make room for so many bytes, and have others count them from now on."""
+        with (self.folder / _ROOM).open("a") as room:
+            _take(room, fcntl.LOCK_EX, check)
+            self._make_room(size, key)
+            lock.truncate(0)
+            lock.write(str(size))
+            lock.flush()
 
     def _make_room(self, size: int, but: str) -> None:
         """Remove the longest unused until there is room, and what processes that died were removing."""
         found = [path for path in self.folder.iterdir() if path.is_dir() and path.stem != but]
-        sizes = {path: _size(path) for path in found}
+        sizes = {path: max(_size(path), self._to_come(path)) for path in found}
         taken = sum(sizes.values())
         for path in sorted(found, key=lambda path: (path.suffix != _LEAVING, self._used_at(path.stem))):
             if path.suffix != _LEAVING and taken + size <= self.limit_bytes:
                 return
             if self._remove(path):
                 taken -= sizes[path]
+
+    def _to_come(self, path: Path) -> int:
+        """How many bytes an entry will have that is being made now; 0 where nobody makes it."""
+        if path.suffix != _PARTIAL:
+            return 0
+        with self._lock_file(path.stem).open("a+") as lock:
+            if _taken_at_once(lock, fcntl.LOCK_SH):
+                return 0
+            lock.seek(0)
+            return int(lock.read() or 0)
 
     def _remove(self, path: Path) -> bool:
         with self._lock_file(path.stem).open("a") as lock:
@@ -105,5 +134,31 @@ def _taken_at_once(lock: IO[str], how: int) -> bool:
     return True
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder to which others may be writing."""
+    for place, _, names in os.walk(folder):
+        yield from (Path(place, name) for name in names)
+
+
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    total = 0
+    for path in _files(folder):
+        with suppress(FileNotFoundError):  # it has another name now
+            total += path.stat().st_size
+    return total
+
+
+def _sync(folder: Path) -> None:
+    """Have everything below a folder on the disk before it gets its name: a name can outlive what was not written."""
+    for path in _files(folder):
+        _sync_one(path)
+    for place, _, _ in os.walk(folder):
+        _sync_one(Path(place))
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -77,9 +77,14 @@ def whole(model: UUID | str, context: Context, settings: Settings) -> Iterator[S
 
 
 def origin(model: UUID | str, source: Source) -> str:
-    """The model's name, by which it is found again: of a hub's model with the revision that it was."""
+    """The model's name, by which it is found again: of a hub's model with the revision that it was.
+
+    That of an adapter's base is no part of the adapter's name.
+    """
     name = str(model)
-    return name if source.revision is None else f"{name.partition('@')[0]}@{source.revision}"
+    if source.revision is None or not name.startswith(HUB):
+        return name
+    return f"{name.partition('@')[0]}@{source.revision}"
 
 
 @contextmanager
@@ -204,7 +209,9 @@ def _artefact(artefact: UUID, where: str, context: Context, settings: Settings) 
         _bring(stored, folder / _plain(stored.name), context)
 
     key = _key("artefact", stored.sha256, stored.name)
-    with cache_of(settings).entry(key, stored.bytes, fill, context.check) as entry:
+    # An archive lies beside what comes out of it until the end. Weights do not become smaller when they are packed.
+    room = stored.bytes if stored.kind is ArtefactKind.TREE else 2 * stored.bytes
+    with cache_of(settings).entry(key, room, fill, context.check) as entry:
         yield _inside(entry)
 
 

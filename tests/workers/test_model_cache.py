@@ -51,6 +51,44 @@ def test_what_is_in_use_stays_even_where_it_takes_more_than_there_is(tmp_path: P
         assert kept(cache) == {"one", "three"}
 
 
+def test_what_is_still_to_come_takes_its_room_from_the_beginning(tmp_path: Path) -> None:
+    # given an entry that nobody uses, and one that has begun to come
+    cache, begun, end = ModelCache(tmp_path / "cache", 300), threading.Event(), threading.Event()
+    keep(cache, "unused")
+
+    def slowly(folder: Path) -> None:
+        begun.set()
+        end.wait(20)
+        (folder / "content").write_bytes(b"x" * 150)
+
+    def want() -> None:
+        with cache.entry("coming", 150, slowly, lambda: None):
+            pass
+
+    maker = threading.Thread(target=want)
+    maker.start()
+    begun.wait(20)
+    assert kept(cache) == {"unused", "coming.part"}
+    # when a third one comes, for which there is room only beside what lies there now
+    keep(cache, "third")
+    end.set()
+    maker.join(20)
+    # then the three were never together
+    assert kept(cache) == {"coming", "third"}
+    # and what was planned once and is there counts as what it is
+    keep(cache, "last", 40)
+    assert kept(cache) == {"coming", "third", "last"}
+
+
+def test_an_entry_that_becomes_larger_than_was_thought_takes_its_room_from_the_others(tmp_path: Path) -> None:
+    cache = ModelCache(tmp_path / "cache", 300)
+    for key in ("one", "two"):
+        keep(cache, key)
+
+    with cache.entry("large", 50, fill_with(200), lambda: None):
+        assert kept(cache) == {"two", "large"}
+
+
 def test_several_who_want_the_same_make_it_once(tmp_path: Path) -> None:
     cache, filled, together = ModelCache(tmp_path / "cache", 1000), [], threading.Barrier(4)
 
