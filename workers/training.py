@@ -16,13 +16,13 @@ import orjson
 import torch
 
 from control.settings import Settings, load_settings
-from vlyard.errors import WorkerStopping
+from vlyard.errors import Complaint, InvalidInput, WorkerStopping
 from vlyard.formats.archive import unpack
 from vlyard.jobs.training import CURVE, METRICS, MODEL, RECIPE, UNUSABLE, TrainingResult, TrainingSpec
 from workers.context import Context
 from workers.curves import draw_curves
 from workers.models import origin, whole
-from workers.qwen.manifest import Manifest, read_manifest, write_manifest
+from workers.qwen.manifest import Manifest, as_its_base, write_manifest
 from workers.qwen.training.learning import learn
 from workers.qwen.training.plan import Learned, Listener, Plan, Step
 from workers.qwen.warm import Source
@@ -45,7 +45,7 @@ def train(spec: TrainingSpec, context: Context, settings: Settings) -> TrainingR
     context.progress(None, "fetching the dataset")
     dataset = _dataset(spec, context)
     with whole(spec.model, context, settings) as source:
-        spec = _as_its_base(spec, source)
+        spec = as_its_base(spec, source.folder)
         plan = Plan(
             spec=spec,
             base=source.folder,
@@ -62,7 +62,10 @@ def train(spec: TrainingSpec, context: Context, settings: Settings) -> TrainingR
         if learned.stopped:
             raise WorkerStopping
         facts = _facts(spec, source, learned)
-        write_manifest(plan.output / MODEL, _manifest(spec, context, source, learned, facts))
+        if (plan.output / MODEL).is_dir():
+            write_manifest(plan.output / MODEL, _manifest(spec, context, source, learned, facts))
+        if learned.lost is not None:
+            raise _lost(context, plan, learned)
         context.progress(None, "storing the model")
         return TrainingResult(**facts, artefacts=_artefacts(context, plan, learned, diary))
 
@@ -95,15 +98,6 @@ class Diary:
     def steps(self) -> Sequence[Step]:
         with self.path.open("rb") as file:
             return [Step.model_validate_json(line) for line in file]
-
-
-def _as_its_base(spec: TrainingSpec, source: Source) -> TrainingSpec:
-    """What the specification leaves open, as it was when the base was tuned itself."""
-    own = read_manifest(source.folder)
-    if own is None:
-        return spec
-    left = {"system": spec.system or own.system, "chat_template": spec.chat_template or own.chat_template}
-    return spec.model_copy(update=left)
 
 
 def _dataset(spec: TrainingSpec, context: Context) -> Path:
@@ -143,6 +137,15 @@ def _artefacts(context: Context, plan: Plan, learned: Learned, diary: Diary) -> 
     return made
 
 
+def _lost(context: Context, plan: Plan, learned: Learned) -> InvalidInput:
+    """What to say where the numbers ended; the model of the last good checkpoint stays."""
+    fix = "lower it, raise warmup, or compute in fp32 or bf16"
+    if (plan.output / MODEL).is_dir():
+        good = context.rescue_tree(plan.output / MODEL, MODEL)
+        fix += f"; the model of step {learned.steps}, the last good checkpoint, is the artefact {good}"
+    return InvalidInput("The training got lost", [Complaint("/spec/learning_rate", str(learned.lost), fix)])
+
+
 def _facts(spec: TrainingSpec, source: Source, learned: Learned) -> dict[str, Any]:
     return {
         "base": origin(spec.model, source),
@@ -156,6 +159,7 @@ def _facts(spec: TrainingSpec, source: Source, learned: Learned) -> dict[str, An
         "held_out_loss": learned.held_out_loss,
         "scores": learned.scores,
         "stopped_early": learned.stopped_early,
+        "best_step": learned.best_step,
         "resumed_at": learned.resumed_at,
         "micro_batch": learned.micro_batch,
         "accumulation": learned.accumulation,

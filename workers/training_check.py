@@ -1,7 +1,7 @@
-"""The check before a training: everything is tokenised, nothing is learned, and what cannot be learned is listed.
+"""The check before a training: everything is read and tokenised as the training will, and nothing is learned.
 
-Unusable samples do not fail the check, whatever the policy: telling of them all is what it is for. It fails where
-nothing can be learned: where the dataset is none, no sample of it is usable, or the model is no Qwen3-VL.
+It fails where the training would: under the policy `refuse` because of one sample that cannot be learned, which its
+log lists with the others; under `quarantine` only where nothing can be learned at all.
 """
 
 from collections.abc import Iterable
@@ -13,13 +13,15 @@ import orjson
 
 from control.settings import Settings, load_settings
 from vlyard.formats.archive import unpack
-from vlyard.jobs.training_check import PREVIEW, SURVEY, UNUSABLE, TrainingCheckResult, TrainingCheckSpec
+from vlyard.jobs.training_check import PREVIEW, SHEET, SURVEY, UNUSABLE, TrainingCheckResult, TrainingCheckSpec
 from workers.context import Context
 from workers.models import whole
-from workers.qwen.training.preparing import open_processor, prepare
+from workers.qwen.manifest import as_its_base
+from workers.qwen.training.preparing import expect_learnable, open_processor, prepare
 from workers.qwen.training.survey import Survey
 
 _JSON, _LINES = "application/json", "application/x-ndjson"
+_LOGGED = 100  # samples
 
 
 def run(spec: TrainingCheckSpec, context: Context) -> TrainingCheckResult:
@@ -32,6 +34,7 @@ def check(spec: TrainingCheckSpec, context: Context, settings: Settings) -> Trai
     context.progress(None, "fetching the dataset")
     dataset = _dataset(spec, context)
     with whole(spec.model, context, settings) as source:
+        spec = as_its_base(spec, source.folder)
         processor = open_processor(source.folder)
         all_told = spec.model_copy(update={"policy": "quarantine"})
 
@@ -39,6 +42,8 @@ def check(spec: TrainingCheckSpec, context: Context, settings: Settings) -> Trai
             context.progress(None, f"{samples} samples read")
 
         survey = Survey(spec, prepare(all_told, dataset, processor, told), source.folder)
+        _log(survey, context)
+        expect_learnable(spec, survey.prepared)
         return TrainingCheckResult(**survey.numbers(), artefacts=_artefacts(survey, context))
 
 
@@ -51,11 +56,26 @@ def _dataset(spec: TrainingCheckSpec, context: Context) -> Path:
     return folder
 
 
+def _log(survey: Survey, context: Context) -> None:
+    """What a check that fails tells besides: it leaves no files."""
+    for warning in survey.warnings():
+        context.log(f"warning: {warning}")
+    unusable = survey.prepared.unusable
+    for each in unusable[:_LOGGED]:
+        context.log(f"{each.sample}: {each.message} ({each.code})")
+    if more := len(unusable[_LOGGED:]):
+        context.log(f"and {more} more samples that cannot be learned")
+
+
 def _artefacts(survey: Survey, context: Context) -> dict[str, UUID]:
     made = {
         SURVEY: context.publish(_written(context, "survey.json", [survey.report()]), _JSON),
         PREVIEW: context.publish(_written(context, "preview.json", [survey.preview()]), _JSON),
     }
+    if (sheet := survey.sheet()) is not None:
+        path = context.folder / "sheet.png"
+        sheet.save(path)
+        made[SHEET] = context.publish(path, "image/png")
     if survey.prepared.unusable:
         made[UNUSABLE] = context.publish(_written(context, "unusable.jsonl", survey.unusable()), _LINES)
     return made

@@ -1,5 +1,6 @@
 """From labels to a tuned model that is asked: every job on the way, as its user runs it."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -125,9 +126,15 @@ def test_one_command_takes_labels_to_a_score_and_says_how_to_ask(
     ran = subprocess.run([VLYARD, *words], env=environment, capture_output=True, text=True, timeout=PATIENCE)
     # then four jobs ran, and it says how well, and what to do next
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "over 8 held-out questions" in ran.stdout
-    assert "vlyard inference --model vision/chain:1 --image PICTURE" in ran.stdout
+    assert "over 8 held-out questions, of the split val" in ran.stdout
     assert [model.id for model in running.client.models() if model.name == "chain"] == ["vision/chain:1"]
+    # and the line that it prints asks the model, as it stands but for the picture
+    line = next(line for line in ran.stdout.splitlines() if line.startswith("  vlyard inference"))
+    picture = next((shapes / "val" / "images").iterdir())
+    _, *asking = [str(picture) if word == "PICTURE" else word for word in shlex.split(line)]
+    assert asking[asking.index("--model") + 1] == "vision/chain:1"
+    asked = subprocess.run([VLYARD, *asking], env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert asked.returncode == 0, asked.stdout + asked.stderr
     # and a folder without labels is refused in a line
     wrong = subprocess.run(
         [VLYARD, "train", str(shapes / "val" / "images"), "--max-steps", "1"],

@@ -1,12 +1,13 @@
 """What can be learned, and what cannot; and the jobs that `vlyard train` makes of one command line."""
 
+from contextlib import nullcontext
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from pydantic import ValidationError
 
-from vlyard.cli.train import entries
+from vlyard.cli.train import entries, expect_held_out
 from vlyard.errors import InvalidInput
 from vlyard.jobs.conversion import ConversionSpec
 from vlyard.jobs.evaluation import EvaluationSpec
@@ -38,6 +39,9 @@ def test_a_training_reads_its_dataset_its_base_and_waits_for_its_check() -> None
         ({"held_out": None, "stop_after": 2}, "stop_after needs held_out"),
         ({"held_out": None, "evaluate": "end"}, "evaluate needs held_out"),
         ({"stop_after": 2, "stop_on": "f1", "evaluate": "end"}, "stop_on f1 needs evaluate: checkpoint"),
+        ({"stop_after": 2, "stop_on": "f1", "evaluate": "checkpoint", "answers": "points"}, "compares boxes"),
+        ({"schedule": "greedy", "held_out": None}, "greedy needs held_out"),
+        ({"method": "qlora", "gpus": 2, "sharding": "fsdp"}, "choose ddp"),
         ({"method": "full", "dora": True}, "choose method lora"),
         ({"min_pixels": 9, "max_pixels": 8}, "min_pixels is larger"),
         ({"parts": []}, "at least 1 item"),
@@ -82,6 +86,8 @@ def test_one_command_line_is_four_jobs_that_feed_each_other() -> None:
     assert isinstance(train, TrainingSpec)
     assert check.dataset == train.dataset == Reference("ref:convert/dataset")
     assert check.max_pixels == train.max_pixels == 5_000
+    assert check.policy == train.policy == "refuse"
+    assert check.evaluate == "end"  # it fails where nothing would be held out, which the evaluation asks about
     assert train.checked == Reference("ref:check/survey")
     assert train.name == "street"
     assert isinstance(evaluate, EvaluationSpec)
@@ -96,6 +102,26 @@ def test_data_that_was_converted_is_not_converted_again() -> None:
     assert (train.spec.model, train.spec.held_out) == ("untrained", "test")
     assert isinstance(evaluate.spec, EvaluationSpec)
     assert (evaluate.spec.dataset, evaluate.spec.splits) == (source, ("test",))
+
+
+@pytest.mark.parametrize(
+    ("options", "splits", "said"),
+    [
+        ({}, ["train"], "--held-out: .* 'val' .*: it has train .*--hold-out 0.1"),
+        ({}, ["train", "test"], "it has train, test .*say --held-out test"),
+        ({}, ["train", "val"], None),
+        ({"held_out": ""}, ["train"], None),  # somebody who wants nothing held out
+        ({}, None, None),  # labels: what their splits are, the conversion finds out
+    ],
+)
+def test_converted_data_without_the_split_to_be_measured_on_is_refused_before_it_is_uploaded(
+    options: dict[str, Any], splits: list[str] | None, said: str | None
+) -> None:
+    wanted = entries(command(**options), uuid4(), converted=splits is not None)
+    refusal = nullcontext() if said is None else pytest.raises(InvalidInput, match=said)
+
+    with refusal:
+        expect_held_out(wanted, splits)
 
 
 def test_options_that_do_not_fit_are_refused_by_their_names() -> None:

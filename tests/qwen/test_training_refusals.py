@@ -1,6 +1,9 @@
 """Every sample that cannot be learned is accounted for, and named with its reason."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -98,19 +101,74 @@ def test_nothing_that_can_be_learned_is_an_error_under_any_policy(tmp_path: Path
         prepare(spec(), empty, processor)
 
 
-def test_damage_behind_a_header_is_named_by_its_sample_when_it_is_opened(tmp_path: Path, processor: Processor) -> None:
+@pytest.mark.parametrize("name", ["0.png", "0.jpg"])
+def test_damage_behind_a_header_takes_its_sample_out_before_anything_is_learned(
+    tmp_path: Path, processor: Processor, name: str
+) -> None:
+    folder = dataset(tmp_path / "set", [row(images=[name]), row(images=["1.png"])])
+    with Image.open(folder / "0.png") as picture:
+        picture.convert("RGB").save(folder / name)
+    content = (folder / name).read_bytes()
+    middle = content[:2000] + bytes(1000) + content[3000:]
+    (folder / name).write_bytes(middle if name == "0.png" else content[: len(content) // 2])
+
+    prepared = prepare(spec(policy="quarantine"), folder, processor)
+
+    assert reasons(prepared) == {"data.json: sample 1": "unreadable_picture"}
+    assert name in prepared.unusable[0].message
+    assert [item.pixels is not None for item in (prepared.learned[at] for at in range(len(prepared.learned)))] == [True]
+    with pytest.raises(InvalidInput, match=r"1 of 2 samples .*data.json: sample 1: "):
+        prepare(spec(), folder, processor)
+
+
+def test_a_picture_that_changes_after_it_was_read_is_named_by_its_sample(tmp_path: Path, processor: Processor) -> None:
     folder = dataset(tmp_path / "set", [row(), row(images=["1.png"])])
-    content = bytearray((folder / "0.png").read_bytes())
-    content[2000:3000] = bytes(1000)
-    (folder / "0.png").write_bytes(content)
-
     learned = prepare(spec(), folder, processor).learned
-
-    with pytest.raises(UnreadablePicture, match=r"data.json: sample 1, 0.png: it is damaged"):
-        learned[0]
+    (folder / "0.png").write_bytes(b"damaged")
     Image.new("RGB", (10, 900)).save(folder / "1.png")
+
+    with pytest.raises(UnreadablePicture, match=r"data.json: sample 1, 0.png: "):
+        learned[0]
     with pytest.raises(UnreadablePicture, match=r"data.json: sample 2, 1.png: it has 10 × 900 pixels"):
         learned[1]
+
+
+@pytest.mark.parametrize("more", [{"evaluate": "end"}, {"stop_after": 2}])
+def test_what_is_to_be_measured_is_refused_where_nothing_is_held_out(
+    tmp_path: Path, processor: Processor, more: dict[str, Any]
+) -> None:
+    folder = dataset(tmp_path / "set", [row(), row()])
+
+    with pytest.raises(InvalidInput, match=r"/spec/held_out: no sample is held out as 'val'"):
+        prepare(spec(**more), folder, processor)
+    assert len(prepare(spec(), folder, processor).held_out) == 0
+
+
+def boxes(*corners: Sequence[float]) -> str:
+    return json.dumps([{"bbox_2d": each, "label": "a"} for each in corners])
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([boxes((10, 20, 900, 950))] * 20, None),
+        ([boxes((10, 20, 200, 250))] * 20, "all 20 boxes of small pictures end where pixels would"),
+        ([boxes((10, 20, 200, 250))] * 20 + [boxes((10, 20, 900, 250))], None),  # one lies outside of 256 × 256
+        ([boxes((10, 20, 200, 250))] * 3, None),  # by chance
+        ([boxes((10, 20, 900, 950), (5, 5, 1180, 700))], "1 of 2 boxes have numbers over 1000"),
+        ([boxes((0.1, 0.2, 0.5, 1))], "no box has a number over 1"),
+        (["A thing."], None),
+    ],
+)
+def test_boxes_that_look_like_pixels_are_noticed(
+    tmp_path: Path, processor: Processor, answers: list[str], said: str | None
+) -> None:
+    folder = dataset(tmp_path / "set", [row(answer=answer) for answer in answers])
+
+    warnings = prepare(spec(), folder, processor).frames.warnings()
+
+    assert len(warnings) == (said is not None)
+    assert not said or said in warnings[0]
 
 
 BOX, POINT = '{"bbox_2d": [1, 2, 3, 4], "label": "a"}', '{"point_2d": [1, 2], "label": "a"}'

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from uuid import uuid4
 
 import pytest
@@ -12,14 +12,17 @@ from vlyard.demo.shapes import draw_dataset
 from vlyard.formats.convert import convert
 from vlyard.formats.converted import open_converted
 from vlyard.jobs.conversion import ConversionOptions
-from vlyard.jobs.learning import Method, Part
+from vlyard.jobs.learning import Method, Optimizer, Part
 from vlyard.jobs.training import TrainingSpec
 from vlyard.jobs.training_check import TrainingCheckResult, TrainingCheckSpec
 from workers.qwen.loading import DEMO_FOLDER, LoadedModel
-from workers.qwen.training.estimates import Learning, shape_of
+from workers.qwen.training.estimates import STATES, Learning, shape_of
 from workers.qwen.training.parts import let_learn
 from workers.qwen.training.preparing import open_processor, prepare
 from workers.qwen.training.survey import Survey, histogram
+
+LANGUAGE: tuple[Part, ...] = ("language",)
+HALVES = (("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj"))
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +152,50 @@ def test_estimates_of_a_model_of_eight_billion_are_of_the_known_size(tmp_path: P
     assert shape.flops(ways[1], 1000, 0) == 0.75 * shape.flops(ways[0], 1000, 0)
     assert shape.flops(whole, 0, 1000) == 4 * shape.flops(ways[0], 0, 1000)
     assert shape.activation_bytes(whole, 100, 1000) > shape.activation_bytes(ways[0], 100, 1000)
+
+
+@pytest.mark.parametrize(
+    ("way", "bytes_each", "beside"),  # of a weight that learns, and of one of the parts that do not
+    [
+        ({}, 8, 2),
+        ({"precision": "fp32"}, 16, 4),
+        ({"precision": "bf16"}, 18, 4),  # and a copy to compute with
+        ({"optimizer": "sgd"}, 4, 2),
+        ({"optimizer": "adamw_bnb_8bit"}, 6, 2),
+        ({"gpus": 2}, 10, 2),  # and a copy of gradients on their way
+        ({"gpus": 2, "sharding": "fsdp"}, 4, 1),
+    ],
+)
+def test_what_a_weight_takes_depends_on_the_precision_the_optimiser_and_the_gpus(
+    way: dict[str, Any], bytes_each: int, beside: int
+) -> None:
+    shape = shape_of(DEMO_FOLDER)
+    learns = shape.parts["language"].parameters
+
+    needed = shape.weight_bytes(Learning("full", LANGUAGE, 16, **way))
+
+    assert needed == bytes_each * learns + beside * (shape.parameters - learns)
+
+
+def test_it_is_known_of_every_optimiser_what_it_keeps() -> None:
+    assert STATES.keys() == {*get_args(Optimizer)}
+
+
+def test_keeping_activations_takes_more_memory_and_less_work(folder: Path) -> None:
+    again, kept = (survey(folder, gradient_checkpointing=each).numbers() for each in (True, False))
+
+    assert kept["activation_bytes"] > again["activation_bytes"]
+    assert kept["flops"] < again["flops"]
+    shared = survey(folder, gpus=2).numbers()
+    assert shared["seconds"] == {card: pytest.approx(took / 2) for card, took in again["seconds"].items()}
+
+
+def test_an_adapter_on_some_layers_is_smaller_by_the_others() -> None:
+    shape = shape_of(DEMO_FOLDER)
+
+    some, others = (shape.adapter(Learning("lora", LANGUAGE, 8, modules=each)) for each in HALVES)
+
+    assert some + others == shape.adapter(Learning("lora", LANGUAGE, 8))
 
 
 def test_larger_micro_batches_need_more_and_more_epochs_take_longer(folder: Path) -> None:

@@ -1,10 +1,13 @@
 import json
+import shutil
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 import torch
+from PIL import Image
 
 from control.settings import Settings
 from tests.workers.desks import Desk
@@ -15,6 +18,8 @@ from vlyard.formats.convert import convert
 from vlyard.jobs.conversion import ConversionOptions
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.training_check import TrainingCheckResult, TrainingCheckSpec
+from workers.qwen.loading import DEMO_FOLDER
+from workers.qwen.manifest import Manifest, write_manifest
 from workers.training_check import check, run
 
 torch.set_num_threads(1)
@@ -51,11 +56,15 @@ def test_a_sound_dataset_is_told_in_numbers_and_shown_in_samples(desk: Desk, con
     result, files = check_it(desk, desk.lay_down(converted, "converted"))
 
     assert (result.samples, result.held_out, result.unusable) == (6, 2, 0)
-    assert files.keys() == {"survey", "preview"}
+    assert files.keys() == {"survey", "preview", "sheet"}
     survey = json.loads(files["survey"])
     assert survey["tokens"] == result.tokens
     assert sum(survey["lengths"]["counts"]) == 6
     assert len(json.loads(files["preview"])) == 5
+    assert result.warnings == ()
+    assert result.prompt == survey["prompt"]
+    with Image.open(BytesIO(files["sheet"])) as sheet:
+        assert sheet.width > 4 * 128
 
 
 def test_an_archive_is_checked_as_its_folder_is(desk: Desk, converted: Path) -> None:
@@ -67,19 +76,74 @@ def test_an_archive_is_checked_as_its_folder_is(desk: Desk, converted: Path) -> 
     assert result.model_copy(update={"artefacts": {}}) == whole.model_copy(update={"artefacts": {}})
 
 
-def test_unusable_samples_are_all_listed_and_fail_no_check_even_where_a_training_would_refuse_them(
+def test_a_check_fails_where_the_training_would_and_lists_every_sample_in_its_log(
+    desk: Desk, converted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for picture in sorted((converted / "images").rglob("*.png"))[:2]:
+        picture.write_bytes(picture.read_bytes()[:-100])  # of a sound header
+
+    with pytest.raises(InvalidInput, match=r"2 of 8 samples cannot be learned.*grounding.*: sample") as refused:
+        check_it(desk, desk.lay_down(converted, "converted"))
+
+    assert len(refused.value.complaints) == 2
+    lines = capsys.readouterr().out.splitlines()  # a process of its own logs what it prints
+    assert sum("(unreadable_picture)" in line for line in lines) == 2
+
+
+def test_to_look_alone_the_samples_that_cannot_be_learned_are_left_out_and_all_listed(
     desk: Desk, converted: Path
 ) -> None:
     for picture in sorted((converted / "images").rglob("*.png"))[:2]:
-        picture.write_bytes(b"damaged")
+        picture.write_bytes(picture.read_bytes()[:-100])
 
-    result, files = check_it(desk, desk.lay_down(converted, "converted"), policy="refuse")
+    result, files = check_it(desk, desk.lay_down(converted, "converted"), policy="quarantine")
 
     lines = [json.loads(line) for line in files["unusable"].splitlines()]
     assert result.unusable == len(lines) == 2
     assert result.samples + result.held_out == 6
     assert {line["code"] for line in lines} == {"unreadable_picture"}
     assert all(line["sample"].startswith("grounding") for line in lines)
+
+
+def test_what_is_probably_not_meant_is_a_warning(desk: Desk, converted: Path) -> None:
+    result, _ = check_it(
+        desk, desk.lay_down(converted, "converted"), held_out=None, precision="fp16", method="full", gpus=2
+    )
+
+    held_out, gpu = result.warnings
+    assert "no sample is held out" in held_out
+    assert "fp16 needs a GPU" in gpu
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"held_out": "test", "evaluate": "end"}, "/spec/held_out: no sample is held out as 'test'"),
+        ({"lora_modules": ["q_projection"]}, "/spec/lora_modules: .*q_projection"),
+    ],
+)
+def test_what_the_training_would_refuse_fails_the_check(
+    desk: Desk, converted: Path, fields: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        check_it(desk, desk.lay_down(converted, "converted"), **fields)
+
+
+def test_a_base_that_was_tuned_is_checked_as_it_was_tuned(desk: Desk, converted: Path) -> None:
+    tuned = desk.folder / "models" / "tuned"
+    shutil.copytree(DEMO_FOLDER, tuned)
+    manifest = Manifest(
+        base="demo", method="full", prompt=None, system="Be kind.", chat_template=None, min_pixels=12_288,
+        max_pixels=65_536, dataset="", dataset_sha256="", spec={}, metrics={}, libraries={}, seed=0,
+    )  # fmt: skip
+    write_manifest(tuned, manifest)
+
+    result, files = check_it(desk, desk.lay_down(converted, "converted"), model="tuned")
+
+    assert (result.min_pixels, result.max_pixels) == (12_288, 65_536)
+    assert "Be kind." in json.loads(files["preview"])[0]["parts"][0]["text"]
+    other, _ = check_it(desk, desk.lay_down(converted, "converted"), model="tuned", max_pixels=16_384)
+    assert other.max_pixels == 16_384
 
 
 def test_where_nothing_can_be_learned_the_check_fails_with_the_first_reasons(desk: Desk, converted: Path) -> None:

@@ -1,8 +1,10 @@
 """`vlyard train`: from a folder of labels to a tuned model and its score, as four jobs that feed each other."""
 
 import inspect
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
@@ -13,16 +15,16 @@ from rich.table import Table
 from vlyard.cli.jobs import AsJson
 from vlyard.cli.kinds import taking
 from vlyard.cli.options import collected, parameters
-from vlyard.cli.pipeline import followed
+from vlyard.cli.pipeline import fail_if_any_did, followed
 from vlyard.cli.sending import located, uploaded
 from vlyard.client import Client
-from vlyard.errors import InvalidInput
+from vlyard.errors import Complaint, InvalidInput
 from vlyard.formats.converted import open_converted
-from vlyard.jobs.conversion import ConversionSpec
+from vlyard.jobs.conversion import DEFAULT_PROMPT, ConversionSpec
 from vlyard.jobs.evaluation import AtIou, EvaluationResult, EvaluationSpec
-from vlyard.jobs.spec import Reference, Spec
+from vlyard.jobs.spec import Reference, Result, Spec
 from vlyard.jobs.training import TrainingResult, TrainingSpec
-from vlyard.jobs.training_check import TrainingCheckSpec
+from vlyard.jobs.training_check import TrainingCheckResult, TrainingCheckSpec
 from vlyard.jobs.view import Entry
 
 _HOLD_OUT = 0.1
@@ -43,7 +45,7 @@ def _train(
     *,
     base: Annotated[str, typer.Option(help="The model to tune, by name.")] = "demo",
     hold_out: Annotated[
-        float, typer.Option(help="Of data with one split only, the share that is held out and measured on.")
+        float, typer.Option(help="Of labels with one split only, the share that is held out and measured on.")
     ] = _HOLD_OUT,
     pool: Annotated[str, typer.Option(help="The pool of workers that shall run the jobs.")] = "default",
     as_json: AsJson = False,
@@ -57,26 +59,35 @@ _OWN = tuple(inspect.signature(_train).parameters.values())
 def train(**values: Any) -> None:
     """Upload, convert, check, train and evaluate; print the score, and how to ask the model."""
     path = located(values["data"], "DATA")
-    converted = _is_converted(path)
+    splits = _splits(path)
+    converted = splits is not None
     # Refused before anything is uploaded, where it is wrong.
-    entries(values, uuid4(), converted=converted)
+    expect_held_out(entries(values, uuid4(), converted=converted), splits)
     with Client() as client:
         source = uploaded(client, [path])[path]
         wanted = entries(values, source, converted=converted)
         jobs = followed(client, wanted)
+        if values["as_json"]:
+            for job in jobs:
+                print(job.model_dump_json())
+        fail_if_any_did(jobs)
         results = {entry.name: client.result(job) for entry, job in zip(wanted, jobs, strict=True)}
-    if values["as_json"]:
-        for job in jobs:
-            print(job.model_dump_json())
-        return
-    trained, measured = results[_TRAIN], results[_EVALUATE]
+    if not values["as_json"]:
+        _tell(wanted, results)
+
+
+def _tell(wanted: Sequence[Entry], results: Mapping[str | None, Result]) -> None:
+    checked, trained, measured = results[_CHECK], results[_TRAIN], results[_EVALUATE]
+    assert isinstance(checked, TrainingCheckResult)
     assert isinstance(trained, TrainingResult)
     assert isinstance(measured, EvaluationResult)
     console = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
-    console.print(score(measured))
-    console.print(
-        f"\nThe model is {trained.model}. Ask it:\n  vlyard inference --model {trained.model} --image PICTURE"
-    )
+    for warning in checked.warnings:
+        console.print(f"warning: {warning}", soft_wrap=True)
+    console.print(score(measured, _training(wanted).held_out))
+    asking = ["vlyard", "inference", "--model", str(trained.model), "--image", "PICTURE"]
+    line = shlex.join([*asking, "--prompt", checked.prompt or DEFAULT_PROMPT])
+    console.print(f"\nThe model is {trained.model}. Ask it:\n  {line}", soft_wrap=True)  # to be copied
 
 
 def entries(values: Mapping[str, Any], source: UUID, *, converted: bool) -> list[Entry]:
@@ -85,8 +96,11 @@ def entries(values: Mapping[str, Any], source: UUID, *, converted: bool) -> list
     own = {name: values.get(name) for name in TrainingSpec.model_fields if name not in _OURS}
     named = {"dataset": dataset, "model": values["base"]}
     training = collected(TrainingSpec, {**own, **named, "checked": Reference(f"ref:{_CHECK}/survey")})
-    check = TrainingCheckSpec(**training.model_dump(include=set(TrainingCheckSpec.model_fields) - {"kind"}))
     splits = (training.held_out,) if training.held_out else ()
+    # The evaluation asks held-out questions, whatever the training does: where there are none the check fails.
+    asked = {"evaluate": "end"} if splits else {}
+    same = training.model_dump(include=set(TrainingCheckSpec.model_fields) - {"kind"})
+    check = TrainingCheckSpec(**{**same, **asked})
     evaluation = EvaluationSpec(dataset=dataset, splits=splits, model=Reference(f"ref:{_TRAIN}/model"))
     jobs: list[tuple[str, Spec]] = [(_CHECK, check), (_TRAIN, training), (_EVALUATE, evaluation)]
     if not converted:
@@ -95,13 +109,28 @@ def entries(values: Mapping[str, Any], source: UUID, *, converted: bool) -> list
     return [Entry(name=name, spec=spec, pool=values["pool"]) for name, spec in jobs]
 
 
-def score(measured: EvaluationResult) -> Table:
-    """The primary figures, with their confidence intervals where there are any."""
+def expect_held_out(wanted: Sequence[Entry], splits: Collection[str] | None) -> None:
+    """Raise `InvalidInput` where a converted dataset with these splits has nothing to be measured on.
+
+    What a conversion will make of labels, None here, is not known before.
+    """
+    held_out = _training(wanted).held_out
+    if splits is None or held_out is None or held_out in splits:
+        return
+    others = [split for split in splits if split not in _training(wanted).splits]
+    fix = f"say --held-out {others[0]}" if others else f"convert it with --hold-out {_HOLD_OUT}, or give the labels"
+    what = f"the dataset has no split {held_out!r} to be measured on: it has {', '.join(splits)}"
+    raise InvalidInput("Nothing is held out", [Complaint("--held-out", what, fix)])
+
+
+def score(measured: EvaluationResult, held_out: str | None) -> Table:
+    """The primary figures, with their confidence intervals where there are any, and what they were measured on."""
     table = Table("IOU", "PRECISION", "RECALL", "F1", box=None, pad_edge=False)
     for at in (measured.at_50, measured.at_75):
         table.add_row(f"{at.iou:.2f}", *(_said(at, name) for name in ("precision", "recall", "f1")))
     rate = "" if measured.map_50 is None else f", mAP@50 {measured.map_50:.3f}"
-    table.caption = f"mean IoU {measured.mean_iou.value:.3f}{rate}, over {measured.samples} held-out questions"
+    of = f"held-out questions, of the split {held_out}" if held_out else "questions, none of which was held out"
+    table.caption = f"mean IoU {measured.mean_iou.value:.3f}{rate}, over {measured.samples} {of}"
     return table
 
 
@@ -111,9 +140,14 @@ def _said(at: AtIou, name: str) -> str:
     return f"{figure.value:.3f}{spread}"
 
 
-def _is_converted(path: Any) -> bool:
+def _training(wanted: Sequence[Entry]) -> TrainingSpec:
+    return next(entry.spec for entry in wanted if isinstance(entry.spec, TrainingSpec))
+
+
+def _splits(path: Path) -> Collection[str] | None:
+    """Those of what a conversion made; None where it is something else."""
     try:
-        open_converted(path)
+        head = open_converted(path).head
     except InvalidInput:
-        return False
-    return True
+        return None
+    return dict.fromkeys(str(part["split"]) for part in head.get("data_sets", {}).values())

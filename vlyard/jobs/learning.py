@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from vlyard.jobs.generation import ModelId, Text
+from vlyard.jobs.generation import ModelId, Text, Word
 from vlyard.jobs.spec import ArtefactId, Spec
 
 DEFAULT_MAX_TOKENS = 8_192
@@ -15,6 +15,20 @@ Part: TypeAlias = Literal["language", "merger", "vision"]
 Parts: TypeAlias = Annotated[
     tuple[Part, ...], Field(min_length=1, description="The parts that learn; the others are frozen.")
 ]
+Precision: TypeAlias = Literal["pure_bf16", "bf16", "fp16", "fp32"]
+# As transformers names them: those of torch, and, on GPUs, those of bitsandbytes. Others need packages of their own.
+Optimizer: TypeAlias = Literal[
+    "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop",
+    "adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit",
+    "ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit",
+    "lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit",
+    "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit",
+]  # fmt: skip
+Schedule: TypeAlias = Literal[
+    "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "polynomial",
+    "constant", "constant_with_warmup", "inverse_sqrt", "warmup_stable_decay", "reduce_lr_on_plateau", "greedy",
+]  # fmt: skip
+Sharding: TypeAlias = Literal["ddp", "fsdp"]
 Rank: TypeAlias = Annotated[int, Field(ge=1, le=1_024, description="The rank of the adapter's matrices.")]
 
 
@@ -25,10 +39,10 @@ class LearningSpec(Spec):
         description="What a conversion made, or data in one of those forms: a directory, or a zip or tar of one, with "
         "`dataset_info.json`, or with JSON or JSONL files of conversations."
     )
-    splits: tuple[str, ...] = Field(
+    splits: tuple[Word, ...] = Field(
         ("train",), max_length=20, description="What is learned. Data that has no splits is learned whole."
     )
-    held_out: str | None = Field(
+    held_out: Word | None = Field(
         "val", description="The split that is not learned, and tells how the model does on it, where there is one."
     )
     limit: int | None = Field(None, ge=1, description="Only so many samples, the first ones.")
@@ -69,6 +83,11 @@ class LearningSpec(Spec):
         if self.held_out is not None and self.held_out in self.splits:
             raise ValueError(f"{self.held_out!r} is to be learned and held out: choose")
         return self
+
+    @property
+    def measures(self) -> bool:
+        """Whether it cannot do without held-out samples."""
+        return False
 
     def inputs(self) -> tuple[UUID, ...]:
         weights = (self.model,) if isinstance(self.model, UUID) else ()

@@ -7,12 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vlyard.jobs.conversion import NAME_PATTERN
 from vlyard.jobs.generation import LARGEST_MODEL_IN_GPUS, Word
-from vlyard.jobs.learning import LearningSpec, Method, Parts, Rank
+from vlyard.jobs.learning import LearningSpec, Method, Optimizer, Parts, Precision, Rank, Schedule, Sharding
 from vlyard.jobs.spec import ArtefactId, Result
 
 MODEL, METRICS, CURVE, RECIPE, UNUSABLE = "model", "metrics", "curve", "recipe", "unusable"  # the outputs' names
 
-Precision = Literal["pure_bf16", "bf16", "fp16", "fp32"]
+_MEASURING = frozenset({"reduce_lr_on_plateau", "greedy"})  # schedules that follow the loss on held-out samples
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -52,21 +53,22 @@ class TrainingSpec(LearningSpec):
     learning_rate: float | None = Field(
         None, gt=0, le=1, description="The highest one. Default: 1e-4 for adapters, 1e-5 for all weights."
     )
-    schedule: Literal["linear", "cosine", "constant", "warmup_stable_decay", "polynomial", "inverse_sqrt"] = Field(
-        "cosine", description="How the learning rate goes down, as transformers names it."
-    )
+    schedule: Schedule = Field("cosine", description="How the learning rate goes down, as transformers names it.")
     warmup: Fraction = Field(0.03, description="The part of the steps in which the learning rate rises.")
     decay: Fraction = Field(0.2, description="The last part of the steps, for `warmup_stable_decay`.")
-    optimizer: Literal[
-        "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adamw_bnb_8bit", "paged_adamw_8bit", "lion_8bit"
-    ] = Field("adamw_torch_fused", description="As transformers names it; those in 8 bits need a GPU.")
+    lowest: Fraction = Field(
+        0.1, description="The part of the highest rate below which `greedy` and those with `min_lr` do not go."
+    )
+    optimizer: Optimizer = Field(
+        "adamw_torch_fused", description="As transformers names it; those of bitsandbytes, such as all in 8 bits, need a GPU."
+    )
     weight_decay: float = Field(0.0, ge=0, le=1)
     beta2: float = Field(0.999, gt=0, lt=1, description="Adam's second decay.")
     max_grad_norm: float = Field(1.0, ge=0, description="Gradients are scaled down to this norm; 0: never.")
     seed: int = Field(0, ge=0, lt=2**32, description="Of the order of samples, of dropout and of new weights.")
 
     gpus: int = Field(1, ge=1, le=LARGEST_MODEL_IN_GPUS, description="GPUs of one machine; processes, on a CPU.")
-    sharding: Literal["ddp", "fsdp"] = Field("ddp", description="Every GPU has the whole model, or a part of it.")
+    sharding: Sharding = Field("ddp", description="Every GPU has the whole model, or a part of it.")
 
     checkpoint_steps: int = Field(200, ge=1, description="Steps between two checkpoints.")
     keep_checkpoints: int = Field(2, ge=1, le=100, description="How many of the latest are kept.")
@@ -87,6 +89,12 @@ class TrainingSpec(LearningSpec):
             raise ValueError("stop_after needs held_out: a split to be measured on")
         if self.stop_after is not None and self.stop_on == "f1" and self.evaluate != "checkpoint":
             raise ValueError("stop_on f1 needs evaluate: checkpoint")
+        if self.stop_after is not None and self.stop_on == "f1" and self.answers == "points":
+            raise ValueError("stop_on f1 compares boxes, and answers are points: choose loss")
+        if self.schedule in _MEASURING and self.held_out is None:
+            raise ValueError(f"{self.schedule} needs held_out: a split to be measured on")
+        if self.method == "qlora" and self.sharding == "fsdp" and self.gpus > 1:
+            raise ValueError("fsdp does not share weights in 4 bits: choose ddp, or method lora")
         if self.evaluate is not None and self.held_out is None:
             raise ValueError("evaluate needs held_out: a split to be asked about")
         if self.method == "full" and (self.dora or self.rslora or self.lora_modules):
@@ -98,6 +106,11 @@ class TrainingSpec(LearningSpec):
 
     def trees(self) -> tuple[UUID, ...]:
         return super().inputs()
+
+    @property
+    def measures(self) -> bool:
+        """Whether it cannot do without held-out samples."""
+        return self.evaluate is not None or self.stop_after is not None or self.schedule in _MEASURING
 
     @property
     def highest_rate(self) -> float:
@@ -131,6 +144,9 @@ class TrainingResult(Result):
     held_out_loss: float | None = Field(None, description="At the end; null where nothing was held out.")
     scores: Scores | None = Field(None, description="What `evaluate` told at the end.")
     stopped_early: bool
+    best_step: int | None = Field(
+        None, description="Under `stop_after`, the step whose weights the model has: where `stop_on` was best."
+    )
     resumed_at: int | None = Field(None, description="The step of the checkpoint from which this attempt went on.")
     micro_batch: int = Field(description="As it was at the end: it is halved once where memory runs out.")
     accumulation: int

@@ -5,10 +5,14 @@ prompt travel with the weights and are used again by whoever asks.
 """
 
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlyard.errors import Complaint, InvalidInput
+from vlyard.jobs.learning import LearningSpec
+
+S = TypeVar("S", bound=LearningSpec)
 
 MANIFEST = "vlyard.json"
 
@@ -37,6 +41,20 @@ class Manifest(BaseModel):
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Put it beside the weights."""
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+
+
+def as_its_base(spec: S, folder: Path) -> S:
+    """What a specification leaves open, as it was when the base in this folder was tuned itself, if it was."""
+    own = read_manifest(folder)
+    if own is None:
+        return spec
+    left: dict[str, object] = {
+        "system": spec.system or own.system,
+        "chat_template": spec.chat_template or own.chat_template,
+    }
+    if spec.min_pixels is None and spec.max_pixels is None:
+        left |= {"min_pixels": own.min_pixels, "max_pixels": own.max_pixels}
+    return spec.model_copy(update=left)
 
 
 def read_manifest(folder: Path) -> Manifest | None:

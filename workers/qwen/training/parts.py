@@ -1,7 +1,7 @@
 """Which parts of a Qwen3-VL learn, and where adapters go. It knows no data and no schedule."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -53,13 +53,22 @@ def _targets(model: Model, spec: TrainingSpec) -> set[str]:
     found = dict(_linear_layers(model, spec))
     if not spec.lora_modules:
         return set(found)
-    kinds = {name.rpartition(".")[2] for name in found}
-    if unknown := [name for name in spec.lora_modules if name not in kinds]:
-        what = f"there is no linear layer {unknown[0]!r} in {' and '.join(spec.parts)}"
+    expect_modules(spec.lora_modules, {kind_of(name) for name in found}, spec.parts)
+    return {name for name in found if kind_of(name) in spec.lora_modules}
+
+
+def kind_of(name: str) -> str:
+    """What `lora_modules` calls a layer: `q_proj`, wherever it is."""
+    return name.rpartition(".")[2]
+
+
+def expect_modules(wanted: Collection[str], kinds: Collection[str], parts: Collection[Part]) -> None:
+    """Raise `InvalidInput` where adapters are wanted on layers that the parts do not have."""
+    if unknown := [name for name in wanted if name not in kinds]:
+        what = f"there is no linear layer {unknown[0]!r} in {' and '.join(parts)}"
         raise InvalidInput(
             "The adapter has no place", [Complaint("/spec/lora_modules", what, f"there are {', '.join(sorted(kinds))}")]
         )
-    return {name for name in found if name.rpartition(".")[2] in spec.lora_modules}
 
 
 def _linear_layers(model: Model, spec: TrainingSpec) -> Iterator[tuple[str, Any]]:

@@ -1,10 +1,12 @@
-"""The pictures of a dataset before they are opened: where they are, how large, and how many patches the model sees.
+"""The pictures of a dataset before they are learned: where they are, how large, and how many patches the model sees.
 
-It knows no sample. Sizes come from headers; what a header cannot tell is decoded.
+It knows no sample. Every picture is decoded once, several at a time, and let go again: what cannot be read is known
+before anything is learned.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,7 @@ from workers.qwen.training.turns import Unlearnable
 
 _ADDRESSES = ("http:", "https:", "data:", "s3:", "oss:")
 _REMEMBERED = 100_000  # pictures, of which several samples may be
+_DECODED_AT_ONCE = 8  # at most; each is in memory meanwhile
 
 
 class Measured(NamedTuple):
@@ -42,6 +45,19 @@ class Pictures:
     processor: Processor
     budget: tuple[int, int]  # the smallest and the largest area, in pixels
     _known: dict[tuple[str, Path], Measured] = field(default_factory=dict)
+
+    def measure_all(self, written: Iterable[str], base: Path) -> Mapping[str, "Measured | Unlearnable"]:
+        """The pictures that paths mean, each of which is there or has a reason why it cannot be learned."""
+        paths = list(dict.fromkeys(written))
+
+        def measured(path: str) -> Measured | Unlearnable:
+            try:
+                return self.measure(path, base)
+            except Unlearnable as reason:
+                return reason
+
+        with ThreadPoolExecutor(min(_DECODED_AT_ONCE, os.cpu_count() or 1), "pictures") as threads:
+            return dict(zip(paths, threads.map(measured, paths), strict=True))
 
     def measure(self, written: str, base: Path) -> Measured:
         """The picture that a path means, as seen from a folder or from the root. Raises `Unlearnable`."""
@@ -64,7 +80,7 @@ class Pictures:
             raise Unlearnable("no_picture", f"its picture {written[:200]!r} is not in the dataset")
         name = self.tree.name(path)
         try:
-            seen = look(str(path), "header", max_pixels=DEFAULT_MAX_PIXELS, name=name)
+            seen = look(str(path), "decode", max_pixels=DEFAULT_MAX_PIXELS, name=name)
         except UnreadablePicture as error:
             raise Unlearnable("unreadable_picture", "; ".join(map(str, error.complaints))) from error
         try:

@@ -36,7 +36,7 @@ class Step(BaseModel):
     epoch: float
     loss: float
     learning_rate: float
-    grad_norm: float
+    grad_norm: float | None = None  # before it was scaled down; None: in fp16 it was too large, and nothing was learned
     samples_per_second: float
     tokens_per_second: float
     memory_bytes: int
@@ -56,9 +56,13 @@ class Listener:
 
 @dataclass(frozen=True)
 class Learned:
-    """What became of it. The model is in `plan.output / "model"`: an adapter as PEFT saves it, or a checkpoint."""
+    """What became of it. The model is in `plan.output / "model"`: an adapter as PEFT saves it, or a checkpoint.
+
+    One that got lost has a model where there was a good checkpoint, and tells of that.
+    """
 
     stopped: bool  # because `stopping` said so: there is a checkpoint, and no model
+    lost: str | None  # what is no number any more, and since when: the model is that of the last good checkpoint
     samples: int
     held_out: int
     unusable: Path | None  # JSON lines of the samples that were left out: `sample`, `code`, `message`
@@ -69,6 +73,7 @@ class Learned:
     held_out_loss: float | None
     scores: Scores | None
     stopped_early: bool
+    best_step: int | None  # whose weights the model has, where it was to stop early
     resumed_at: int | None
     micro_batch: int
     accumulation: int

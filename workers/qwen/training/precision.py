@@ -9,8 +9,9 @@ from transformers import BitsAndBytesConfig
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.learning import Precision
 from vlyard.jobs.training import TrainingSpec
+from vlyard.jobs.training_check import TrainingCheckSpec
 
-_OPTIMIZERS_OF_GPUS = frozenset({"adamw_bnb_8bit", "paged_adamw_8bit", "lion_8bit"})
+_OF_TORCH = frozenset({"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"})
 
 
 class Numbers(NamedTuple):
@@ -31,16 +32,14 @@ _NUMBERS: dict[Precision, Numbers] = {
 
 def choose_numbers(spec: TrainingSpec, *, cuda: bool) -> Numbers:
     """What the specification asks for, or what this machine is best at. Raises `InvalidInput` for what it cannot do."""
-    if not cuda:
-        _refuse_what_needs_a_gpu(spec)
+    if not cuda and (complaints := needing_a_gpu(spec)):
+        raise InvalidInput("This worker has no GPU", complaints)
+    _expect_bitsandbytes(spec)
     return _NUMBERS[spec.precision or ("pure_bf16" if cuda else "fp32")]
 
 
 def in_four_bits() -> BitsAndBytesConfig:
     """How qlora reads the base: NF4 twice over (https://arxiv.org/abs/2305.14314), but for the eyes and the head."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        complaint = Complaint("/spec/method", "qlora needs bitsandbytes", "pip install bitsandbytes, or choose lora")
-        raise InvalidInput("This worker cannot do that", [complaint])
     make: Any = BitsAndBytesConfig  # its annotations are incomplete
     config: BitsAndBytesConfig = make(
         load_in_4bit=True,
@@ -52,15 +51,29 @@ def in_four_bits() -> BitsAndBytesConfig:
     return config
 
 
-def _refuse_what_needs_a_gpu(spec: TrainingSpec) -> None:
+def _expect_bitsandbytes(spec: TrainingSpec) -> None:
+    """Before anything is loaded. It comes with workers on Linux alone."""
+    if importlib.util.find_spec("bitsandbytes") is not None:
+        return
+    wanted = {"/spec/method": "qlora" if spec.method == "qlora" else "", "/spec/optimizer": spec.optimizer}
+    complaints = [
+        Complaint(where, f"{name} needs bitsandbytes", "have the worker's operator run: pip install bitsandbytes")
+        for where, name in wanted.items()
+        if name and name not in _OF_TORCH
+    ]
+    if complaints:
+        raise InvalidInput("This worker cannot do that", complaints)
+
+
+def needing_a_gpu(spec: TrainingSpec | TrainingCheckSpec) -> list[Complaint]:
+    """What of a specification no worker without a GPU can do."""
     complaints = []
     if spec.precision == "fp16":
         complaints.append(Complaint("/spec/precision", "fp16 needs a GPU", "choose fp32, bf16 or pure_bf16"))
     if spec.method == "qlora":
         complaints.append(Complaint("/spec/method", "qlora needs a GPU", "choose lora"))
-    if spec.optimizer in _OPTIMIZERS_OF_GPUS:
+    if spec.optimizer not in _OF_TORCH:
         complaints.append(Complaint("/spec/optimizer", f"{spec.optimizer} needs a GPU", "choose adamw_torch_fused"))
     if spec.sharding == "fsdp" and spec.gpus > 1:
         complaints.append(Complaint("/spec/sharding", "fsdp needs GPUs", "choose ddp"))
-    if complaints:
-        raise InvalidInput("This worker has no GPU", complaints)
+    return complaints
