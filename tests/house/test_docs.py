@@ -16,7 +16,8 @@ from bench.__main__ import FIGURES
 from control.settings import Settings
 from tests.house.tree import ROOT, files, read
 from vlyard import errors
-from vlyard.cli.app import build
+from vlyard.cli.app import OURS, STATUS, THEIRS, build
+from vlyard.cli.entry import INTERRUPTED
 from vlyard.client.calls import KEY_VARIABLE, URL_VARIABLE
 from vlyard.errors import VLyardError
 from vlyard.jobs.kinds import KINDS, Kind
@@ -207,6 +208,12 @@ def test_what_all_kinds_commands_share_is_documented_and_the_rest_are_fields_of_
 def parameter_name(parameter: object) -> str:
     names: list[str] = getattr(parameter, "opts", [])
     return names[0] if names[0].startswith("-") else names[0].upper()
+
+
+def test_every_exit_status_is_documented() -> None:
+    told = re.findall(r"^\| (\d+) \| \S", section(read("docs/commands.md"), "## vlyard"), re.MULTILINE)
+
+    assert sorted(map(int, told)) == sorted({0, OURS, THEIRS, *STATUS.values(), INTERRUPTED})
 
 
 def test_every_target_of_the_makefile_is_documented() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -393,13 +394,22 @@ def test_the_help_lists_the_exit_statuses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "offered"),
-    [("vlyard inf", "inference"), ("vlyard jobs --state can", "cancelled"), ("vlyard jobs --kind pre", "prediction")],
+    ("shell", "typed", "offered"),
+    [
+        ("bash", "vlyard inf", "inference"),
+        ("bash", "vlyard jobs --state can", "cancelled"),
+        ("zsh", "vlyard jobs --kind pre", "prediction"),
+        ("fish", "vlyard jobs --state can", "cancelled"),
+    ],
 )
-def test_a_shell_completes_commands_kinds_and_states(typed: str, offered: str) -> None:
-    ran = run(None, _VLYARD_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(typed.split()) - 1))
+def test_a_shell_completes_commands_kinds_and_states(shell: str, typed: str, offered: str) -> None:
+    asked = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}  # as bash says it, and the others
+    others = {"_TYPER_COMPLETE_ARGS": typed, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
 
-    assert (ran.returncode, ran.stdout.split()) == (0, [offered])
+    ran = run(None, _VLYARD_COMPLETE=f"complete_{shell}", **asked, **others)
+
+    assert ran.returncode == 0
+    assert re.findall(r"\w+", ran.stdout.replace("_arguments", "")) == [offered]
 
 
 def test_an_unknown_job_is_not_found(api: SmallApi) -> None:
