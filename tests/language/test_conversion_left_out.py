@@ -1,6 +1,5 @@
 """What the options leave out stands in the report, counts are of what was written, and places are checked first."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +130,7 @@ def test_a_linked_picture_is_what_its_link_leads_to(tmp_path: Path) -> None:
     converted(source, tmp_path / "out", pictures="link")
     (written,) = answers(tmp_path / "out")
     assert not (tmp_path / "out" / written).is_symlink()
-    assert os.path.samefile(tmp_path / "out" / written, source / "store/b.jpg")
+    assert (tmp_path / "out" / written).samefile(source / "store/b.jpg")
 
 
 @pytest.mark.parametrize("name", ["report", "Statistics", "dataset_info"])

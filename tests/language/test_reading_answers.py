@@ -13,7 +13,7 @@ from tests.language.read_sets import Result, put, read, recognised
 from vlyard.errors import InvalidInput
 from vlyard.formats.classes import Classes
 from vlyard.formats.readers.answers import recognise
-from vlyard.formats.reading import Wanted
+from vlyard.formats.reading import Reading, Unit, Wanted
 from vlyard.formats.record import Keypoint, Look
 from vlyard.formats.tree import Tree
 
@@ -292,3 +292,20 @@ def test_boxes_that_are_written_are_read_back(
     result = read(recognise, put(root, {"a.jpg": b"", "data.json": [sample(answer)]}), policy="strict")
     assert [target.box.to_thousand() for target in result.targets] == corners
     assert result.rows == []
+
+
+@pytest.mark.parametrize("said", [[CAT], "Here: " + json.dumps([CAT]), "<box>"])
+def test_boxes_in_pixels_are_of_the_picture_where_that_is_said(tmp_path: Path, said: object) -> None:
+    if said == "<box>":
+        said = "<|object_ref_start|>cat<|object_ref_end|><|box_start|>(100,200),(400,600)<|box_end|>"
+    root = put(tmp_path, {"a.jpg": b"", "data.json": [sample(said)]})
+    reader = recognise(Tree(root), Wanted(coordinates="pixels-xyxy", scratch=tmp_path))
+    assert reader is not None
+    (unit,) = [item for item in reader.units() if isinstance(item, Unit)]
+    for look, corners, refused in ((Look(800, 1200), [(0.125, 1 / 6, 0.5, 0.5)], 0), (Look(), [], 1)):
+        reading = Reading("fix")
+        reader.read(unit, look, reading)
+        assert [each.box.corners for each in reading.targets] == corners
+        assert reading.refused == refused  # nobody looked: their size is not known
+    with pytest.raises(InvalidInput, match="choose pixels-xyxy"):
+        recognise(Tree(root), Wanted(coordinates="pixels-xywh", scratch=tmp_path))

@@ -64,7 +64,9 @@ def test_a_box_keeps_its_class_and_its_attributes(tmp_path: Path) -> None:
 def test_outlines_and_masks(tmp_path: Path, said: dict[str, Any], corners: tuple[float, ...], outline: int) -> None:
     result = _one(tmp_path, {"image_id": 1, "category_id": 1, **said})
     (target,) = result.targets
-    assert (target.box.corners, len(target.polygon), result.codes) == (corners, outline, [])
+    codes = ["mask_left_out"] if isinstance(said["segmentation"], dict) else []
+    assert (target.box.corners, len(target.polygon), result.codes) == (corners, outline, codes)
+    assert [row.status for row in result.rows] == ["kept" for _ in codes]
 
 
 def test_keypoints_have_names_and_visibility_and_those_that_are_not_labelled_are_none(tmp_path: Path) -> None:

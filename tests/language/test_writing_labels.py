@@ -12,10 +12,12 @@ from datasets import Dataset  # type: ignore[import-untyped]
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.language.made_records import CLASSES, NAMES, edges, record, target, written
+from tests.language.made_records import CLASSES, NAMES, SIZE, edges, record, target, written
+from tests.language.read_sets import read as read_set
 from vlyard.errors import InvalidInput
 from vlyard.formats.box import Box
 from vlyard.formats.classes import Classes
+from vlyard.formats.readers.coco import recognise as recognise_coco
 from vlyard.formats.record import Look, Question, Record, Target
 from vlyard.formats.writers.table import make_writer
 from vlyard.formats.writing import Piece
@@ -162,6 +164,19 @@ def test_a_coco_file_holds_its_split(tmp_path: Path) -> None:
     }  # fmt: skip
     assert [each["id"] for each in train["annotations"]] == [1, 2]
     assert val["annotations"][0]["segmentation"] == [[0, 0, 320, 0, 160, 240]]
+
+
+def test_a_crowd_in_two_parts_stays_one_with_what_else_is_said_of_it(tmp_path: Path) -> None:
+    part, other = ((0, 0), (0.5, 0), (0.25, 0.5)), ((0.5, 0.5), (0.75, 0.5), (0.75, 1))
+    said = {"iscrowd": 1, "occluded": True}
+    crowd = Target(2, "bird", Box.relative((0, 0, 0.75, 1)), part, (), said, (other,))
+    files = written(tmp_path, [record(crowd)], to="coco")
+    (found,) = orjson.loads((tmp_path / files["train"]).read_bytes())["annotations"]
+
+    assert found["segmentation"] == [[0, 0, 320, 0, 160, 240], [320, 240, 480, 240, 480, 480]]
+    assert (found["iscrowd"], found["attributes"]) == (1, {"occluded": True})
+    (back,) = read_set(recognise_coco, tmp_path, look=Look(*SIZE)).targets
+    assert (back.polygon, back.more_outlines, dict(back.attributes)["iscrowd"]) == (part, (other,), 1)
 
 
 def test_a_coco_file_without_objects_is_one_too(tmp_path: Path) -> None:

@@ -338,7 +338,12 @@ def test_a_second_label_file_of_a_picture_is_named_with_its_rows(tmp_path: Path,
 
 
 def test_labels_that_lie_far_off_or_belong_to_pictures_of_no_split_are_named(tmp_path: Path) -> None:
-    more = {"labels/extra/z.txt": LINE, "images/left/c.jpg": PICTURE, "labels/left/c.txt": LINE, "old/d.txt": LINE}
+    more: dict[str, str | bytes] = {
+        "labels/extra/z.txt": LINE,
+        "images/left/c.jpg": PICTURE,
+        "labels/left/c.txt": LINE,
+        "old/d.txt": LINE,
+    }
     yaml = {"data.yaml": "train: images/train\nval: images/val\nnames: [cat]\n", "labels/classes.txt": "cat\n"}
     dataset = _recognised(
         tmp_path, {**PARALLEL, **more, **yaml, "labels/train/classes.txt": "cat\n", "old/me.txt": "x"}

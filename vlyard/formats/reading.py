@@ -108,6 +108,7 @@ class Draft:
     keypoints: tuple[Keypoint, ...] = ()
     attributes: Mapping[str, Value] = field(default_factory=dict)
     is_point: bool = False  # no extent is expected
+    more_outlines: tuple[tuple[Corner, ...], ...] = ()
     key: object = None  # what makes it the same as another; the class and the corners where it is None
 
 
@@ -158,9 +159,8 @@ class Reading:
         self.kept += status is Status.KEPT
         self.fixed += status is not Status.KEPT
         if first is None:
-            self.targets.append(
-                Target(draft.class_id, draft.label, box, draft.polygon, draft.keypoints, draft.attributes)
-            )
+            parts = draft.polygon, draft.keypoints, draft.attributes, draft.more_outlines
+            self.targets.append(Target(draft.class_id, draft.label, box, *parts))
 
     def refuse(self, place: Place, *findings: Finding, annotations: int = 1) -> None:
         """Account for an annotation, or several at once, that cannot be used."""

@@ -33,6 +33,7 @@ class Target(NamedTuple):
     polygon: tuple[Corner, ...] = ()  # the outline, where the source has one; its box is `box`
     keypoints: tuple[Keypoint, ...] = ()
     attributes: Mapping[str, Value] = {}
+    more_outlines: tuple[tuple[Corner, ...], ...] = ()  # of the parts of an object that falls apart
 
     @property
     def is_point(self) -> bool:

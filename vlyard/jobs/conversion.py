@@ -51,8 +51,9 @@ class ConversionOptions(BaseModel):
     )
     coordinates: Literal["relative", "pixels-cxcywh", "pixels-xywh", "pixels-xyxy"] = Field(
         "relative",
-        description="What the four numbers of a YOLO row are: relative as the format says, or pixels of the picture: "
-        "centre and size, left top corner and size, or two corners. Pixels are never guessed.",
+        description="What the four numbers of a YOLO row or an answer's box are: relative as the format says, or "
+        "pixels of the picture: centre and size, left top corner and size, or two corners (answers: these alone). "
+        "Pixels are never guessed.",
     )
     kpt_shape: str = Field(
         "",

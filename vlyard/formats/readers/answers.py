@@ -12,6 +12,7 @@ from typing import IO
 
 import orjson
 
+from vlyard.errors import Complaint, InvalidInput
 from vlyard.formats import faults
 from vlyard.formats.classes import Classes
 from vlyard.formats.readers.filling import Filling
@@ -27,6 +28,7 @@ from vlyard.formats.tree import Tree, storable
 
 _INFO = "dataset_info.json"
 _LONGEST = 2**26  # bytes of a sample that stands in one line
+_CORNERS = "pixels-xyxy"  # of `coordinates`
 _SAID_AGAIN = "said_again"  # how the report calls objects that several samples of a picture name
 
 
@@ -100,12 +102,15 @@ def recognise(tree: Tree, wanted: Wanted) -> AnswersReader | None:
     if not files:
         return None
     files, splits, described_by, remarks = _described(tree, files)
-    met = _Met()
+    met = _Met(in_pixels=wanted.coordinates == _CORNERS)
     with Filling(tree, wanted, "answers") as filling:
         for path in files:
             met.read(tree, path, splits.get(path) or split_of_file(tree.name(path)) or "train", filling)
         if not met.samples and wanted.format == "auto" and not wanted.labels:
             return None  # a chat about other things: perhaps the labels are in another format
+        if wanted.coordinates not in {"relative", _CORNERS}:
+            what = "the source is read as answers, whose boxes are two corners"
+            raise InvalidInput("The options do not fit", [Complaint("coordinates", what, f"choose {_CORNERS}")])
         listing = filling.listing(joined=True, unlabelled=False)
     classes = Classes.named(met.labels)
     return AnswersReader(
@@ -151,6 +156,7 @@ def _named_by(tree: Tree, info: Path) -> Iterator[tuple[Path, str]]:
 class _Met:
     """What the samples say before they are read for their pictures."""
 
+    in_pixels: bool
     labels: set[str] = field(default_factory=set)
     evidence: list[str] = field(default_factory=list)
     layout: str = ""
@@ -164,7 +170,7 @@ class _Met:
                 self.layout = self.layout or _layout(said)
                 count += 1
                 try:
-                    sample = read_sample(said)
+                    sample = read_sample(said, in_pixels=self.in_pixels)
                 except Refused as error:
                     filling.stray(Stray(Place(storable(name), place.line, place.entry), error.finding))
                     refused += 1

@@ -85,18 +85,22 @@ class CocoReader:
             raise Refused(faults.CLASS_OUT_OF_RANGE.found(value=shown(category_id), known=self.classes.known))
         rings, damage = _rings(annotation.get("segmentation"))
         findings = [*pixels.findings]
+        if isinstance(annotation.get("segmentation"), dict):
+            findings.append(faults.MASK_LEFT_OUT.found())
         if damage:
             findings.append(faults.PART_UNUSABLE.found(part="outline", damage=damage))
         corners, mended = _corners(annotation.get("bbox"), rings)
         keypoints, more = _keypoints(annotation.get("keypoints"), category, pixels)
+        outline, *more_outlines = map(pixels.outline, sorted(rings, key=area, reverse=True) or [()])
         return Draft(
             category.class_id,
             category.label,
             pixels.box(corners),
             (*findings, *mended, *more),
-            pixels.outline(max(rings, key=area, default=())),
+            outline,
             keypoints,
             {**attributes(annotation, _NO_ATTRIBUTES), **attributes(annotation.get("attributes"))},
+            more_outlines=tuple(more_outlines),
         )
 
 

@@ -59,8 +59,8 @@ class Sample:
     named: tuple[Named, ...]
 
 
-def read_sample(said: object) -> Sample:
-    """What a sample says, or the error of reading it as JSON.
+def read_sample(said: object, *, in_pixels: bool = False) -> Sample:
+    """What a sample says, or the error of reading it as JSON; `in_pixels` says that boxes are corners in pixels.
 
     Raises `Refused` where it is not of one picture, one question and one answer that names objects.
     """
@@ -84,7 +84,14 @@ def read_sample(said: object) -> Sample:
         if slots is not None:
             slots.fill(_text(content))
     named = [*_named(_text(spoken[-1][1]), slots), *(slots.left() if slots is not None else ())]
+    if in_pixels and slots is None:  # ms-swift says itself what its boxes are
+        named = list(map(_as_pixels, named))
     return Sample(pictures[0].removeprefix("file://"), tuple(named))
+
+
+def _as_pixels(named: Named) -> Named:
+    x1, y1, x2, y2 = (round(value * 1000, 6) for value in named.corners)
+    return replace(named, corners=(x1, y1, x2, y2), in_pixels=True)
 
 
 def _unusable(damage: str) -> Refused:

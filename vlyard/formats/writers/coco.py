@@ -78,15 +78,22 @@ class CocoWriter:
         width, height = record.look.width, record.look.height
         for target in record.targets:
             x, y, across, down = _bbox(target.box, record.look)
-            outline = [value for right, below in target.polygon for value in (right * width, below * height)]
+            outlines = [
+                [value for right, below in outline for value in (right * width, below * height)]
+                for outline in (target.polygon, *target.more_outlines)
+                if outline
+            ]
+            attributes = dict(target.attributes)
             annotation = {
                 "image_id": record.number + 1,
                 "category_id": target.class_id + 1,
                 "bbox": [x, y, across, down],
                 "area": across * down,
-                "segmentation": [outline] if outline else [],
-                "iscrowd": 0,
+                "segmentation": outlines,
+                "iscrowd": int(attributes.pop("iscrowd", 0) == 1),
             }
+            if attributes:
+                annotation["attributes"] = attributes
             yield orjson.dumps(annotation)[1:]  # the frame puts the id before it
 
 
