@@ -7,7 +7,6 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Query
 from fastapi.responses import RedirectResponse
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from api.desk import AtDesk, IdempotencyKey
 from api.views import artefact_view
@@ -58,7 +57,7 @@ async def announce_tree(
     """Say which files a directory has; then ask for what is missing, send that, and complete the upload."""
     store = desk.house.store
     row = await desk.run(lambda session, caller: uploads.announce_tree(session, caller, new, idempotency_key))
-    await run_in_threadpool(store.put_bytes, row.key, manifest_of(new.files), MANIFEST_TYPE)
+    await desk.house.storing.run(store.put_bytes, row.key, manifest_of(new.files), MANIFEST_TYPE)
     return artefact_view(row, store)
 
 
@@ -67,14 +66,14 @@ async def show_upload(artefact: UUID, desk: AtDesk, limit: Limit = 100) -> view.
     """The first pieces that are not there yet, with fresh links. Nothing is listed once everything is there."""
     store, settings = desk.house.store, desk.house.settings
     upload = await desk.run(lambda session, caller: uploads.pending(session, caller, artefact))
-    lack = await run_in_threadpool(uploads.lack, store, upload, settings.upload_part_bytes)
-    begun = await run_in_threadpool(uploads.begin, store, upload, lack, limit)
+    lack = await desk.house.storing.run(uploads.lack, store, upload, settings.upload_part_bytes)
+    begun = await desk.house.storing.run(uploads.begin, store, upload, lack, limit)
     opened = upload.opened
     if begun or lack.stale:
         opened = await desk.run(lambda session, caller: uploads.note_begun(session, caller, upload, lack, begun))
-        await run_in_threadpool(uploads.drop_doubled, store, begun, opened)
+        await desk.house.storing.run(uploads.drop_doubled, store, begun, opened)
     links = partial(uploads.missing, expires_in=settings.presign_seconds, limit=limit)
-    return await run_in_threadpool(links, store, upload, lack, opened)
+    return await desk.house.storing.run(links, store, upload, lack, opened)
 
 
 @router.post("/{artefact}/complete", summary="Complete an upload")
@@ -90,7 +89,7 @@ async def complete_artefact(
     """
     store = desk.house.store
     upload = await desk.run(lambda session, caller: uploads.pending(session, caller, artefact))
-    await run_in_threadpool(uploads.settle, store, upload)
+    await desk.house.storing.run(uploads.settle, store, upload)
     return await desk.run(lambda session, caller: artefact_view(uploads.confirm(session, caller, artefact), store))
 
 

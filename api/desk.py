@@ -1,7 +1,8 @@
 """What an endpoint works with: who asks, one transaction at a time, and a way to wait without holding one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, TypeVar
 from uuid import UUID, uuid4
 
@@ -10,20 +11,23 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.intake import Intake
+from api.threads import Shared, Storing
 from api.waiting import Waiters
 from control.accounts import Caller, authenticate
 from control.artefacts import ArtefactStore
 from control.settings import Settings
 from control.submit import Submitted, submit
 from control.wakeup import Bell, Channel
+from db.migrating import is_served
 from db.session import Database
-from vlyard.errors import Unauthenticated
+from vlyard.errors import Unauthenticated, Unavailable
 from vlyard.jobs.view import Submission
 
 Answer = TypeVar("Answer")
 Work = Callable[[Session, Caller], Answer]
 
 LONGEST_WAIT_SECONDS = 60.0
+_LONGEST_CHECK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,18 @@ class House:
     bell: Bell
     waiters: Waiters
     intake: Intake
+    storing: Storing = field(default_factory=Storing)
+
+    @cached_property
+    def readiness(self) -> Shared[None]:
+        """Whether the servers are there that it needs; raises `Unavailable` where one is not."""
+        return Shared(self._check, _LONGEST_CHECK_SECONDS)
+
+    def _check(self) -> None:
+        with self.database.transaction() as session:
+            if not is_served(session.connection()):
+                raise Unavailable("the database's schema is of an older version: run `vlyard migrate`")
+        self.store.reachable()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
-from starlette.concurrency import run_in_threadpool
 
 from api.desk import AtDesk, Desk
 from control.artefacts import disposition
@@ -44,7 +43,7 @@ async def show_manifest(
         ]
         return view.ManifestPage(data=tuple(data), next_after=after + limit if after + limit < len(files) else None)
 
-    return await run_in_threadpool(read)
+    return await desk.house.storing.run(read)
 
 
 @router.get(
@@ -56,13 +55,13 @@ async def show_manifest(
 async def download_zip(artefact: UUID, desk: AtDesk) -> StreamingResponse:
     """All files of a directory in one zip, made while it is sent. The same directory gives the same bytes each time."""
     tree = await _tree(desk, artefact)
-    files = await run_in_threadpool(files_of, desk.house.store, tree)
+    files = await desk.house.storing.run(files_of, desk.house.store, tree)
     pieces = zip_pieces(files, partial(content_of, desk.house.store, tree))
     headers = {
         "Content-Length": str(zip_length(files)),
         "Content-Disposition": disposition(f"{tree.name}.zip"),
     }
-    return StreamingResponse(pieces, media_type=_ZIP, headers=headers)
+    return StreamingResponse(desk.house.storing.pieces(pieces), media_type=_ZIP, headers=headers)
 
 
 async def _tree(desk: Desk, artefact: UUID) -> Stored:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +26,8 @@ from control.settings import Settings
 from vlyard.errors import Unavailable
 from vlyard.files import Stored, sha256_of
 
+_PATIENT = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 3, "mode": "standard"}}
+_BRIEF = {"connect_timeout": 2, "read_timeout": 3, "retries": {"max_attempts": 1, "mode": "standard"}}
 _CHUNK = 2**20
 _WHOLE_BYTES = 8 * 2**20  # what is smaller is sent whole
 _WHOLE = TransferConfig(multipart_threshold=_WHOLE_BYTES, use_threads=False)
@@ -52,6 +55,7 @@ class ArtefactStore:
     """One bucket."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._bucket = settings.s3_bucket
         self._region = settings.s3_region
         self._presign_seconds = settings.presign_seconds
@@ -85,7 +89,11 @@ class ArtefactStore:
     def reachable(self) -> None:
         """Raises `Unavailable` where the bucket cannot be reached."""
         with _translated():
-            self._client.head_bucket(Bucket=self._bucket)
+            self._prober.head_bucket(Bucket=self._bucket)
+
+    @cached_property
+    def _prober(self) -> Any:
+        return _client(self._settings, self._settings.s3_endpoint, **_BRIEF)
 
     def fetch(self, file: Stored, path: Path) -> None:
         """Write a file's content to `path`; raises `InvalidInput` where it is gone, or is not what was stored.
@@ -278,7 +286,7 @@ def disposition(name: str) -> str:
     return f'attachment; filename="{plain}"{extended}'
 
 
-def _client(settings: Settings, endpoint: str) -> Any:
+def _client(settings: Settings, endpoint: str, **patience: Any) -> Any:
     secret = settings.s3_secret_key.get_secret_value()
     return boto3.client(
         "s3",
@@ -289,9 +297,7 @@ def _client(settings: Settings, endpoint: str) -> Any:
         config=Config(
             signature_version="s3v4",
             s3={"addressing_style": "path"},
-            connect_timeout=5,
-            read_timeout=30,
-            retries={"max_attempts": 3, "mode": "standard"},
+            **(_PATIENT | patience),
             request_checksum_calculation="when_required",
         ),
     )

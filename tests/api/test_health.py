@@ -1,5 +1,8 @@
 """What the API says of itself, and to clients, while a server that it needs is away."""
 
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -60,6 +63,38 @@ def test_without_its_store_the_api_is_not_ready_and_still_takes_jobs(visitor: Vi
             assert int(reply.headers["Retry-After"]) > 0
             assert "artefact store" in reply.json()["detail"]
         assert there.submit()["state"] == "queued"
+
+
+def test_a_store_that_hangs_holds_up_nobody_who_does_not_need_it(visitor: Visitor, api_settings: Settings) -> None:
+    artefact = visitor.announce(b"picture")
+    statuses: list[int] = []
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=200) as silent,  # it takes connections, and says nothing
+        running(api_settings, s3_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}") as client,
+    ):
+        there = Visitor(client, visitor.team, visitor.key)
+
+        def complete() -> None:
+            statuses.append(there.post(f"/v1/artefacts/{artefact['id']}/complete").status_code)
+
+        # given more requests for the store than there are threads for everything
+        threads = [threading.Thread(target=complete) for _ in range(45)]
+        for thread in threads:
+            thread.start()
+        # when, then others are served
+        for _ in range(5):
+            time.sleep(0.1)
+            assert there.submit()["state"] == "queued"
+        # and whoever asks whether it is ready hears that it is not, before long
+        asked = time.monotonic()
+        reply = client.get("/readyz")
+        assert (reply.status_code, reply.json()["code"]) == (503, "unavailable")
+        assert time.monotonic() - asked < 10
+        assert statuses == []
+        silent.close()  # which ends what hangs
+    for thread in threads:
+        thread.join()
+    assert set(statuses) == {503}
 
 
 def test_with_a_database_of_another_version_the_api_is_not_ready_and_says_what_to_do(
