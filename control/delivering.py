@@ -12,10 +12,12 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
@@ -37,9 +39,12 @@ from vlyard.errors import Unavailable, VLyardError
 
 log = structlog.get_logger()
 
+Answer = TypeVar("Answer")
+
 # Seconds from each failed try to the next, as the specification of Standard Webhooks proposes them.
 _PAUSES = (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
-_AT_ONCE, _AT_ONCE_TO_ONE = 32, 4
+_AT_ONCE, _AT_ONCE_TO_ONE = 128, 4
+_GRACE_SECONDS = 2.0  # for what is under way when the process is told to stop
 _LEASE_BEYOND_SECONDS = 45  # beyond the time that a receiver has: for resolving its name, and for recording
 _POLL_SECONDS = 1.0
 _LONGEST_ERROR = 300  # characters
@@ -156,6 +161,7 @@ class Deliverer:
         self._database = database
         self._settings = settings
         self._lease_seconds = settings.webhook_timeout_seconds + _LEASE_BEYOND_SECONDS
+        self._desk = ThreadPoolExecutor(1, "webhooks-desk")
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
@@ -163,22 +169,77 @@ class Deliverer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take nothing new, and end once what is under way has been recorded."""
+        """Take nothing new, and end soon: what is under way by then is sent again later, with the same id."""
         self._stopped.set()
-        self._thread.join(timeout=self._lease_seconds)
+        self._thread.join(timeout=_POLL_SECONDS + 2 * _GRACE_SECONDS)
 
     def tick(self) -> int:
-        """Send a batch of what is due; returns how many messages that was."""
-        with self._database.transaction() as session:
-            due = webhooks.lease_due(session, self._lease_seconds, each=_AT_ONCE_TO_ONE, limit=_AT_ONCE)
-        if due:
-            for message, reply in zip(due, asyncio.run(self._send(due)), strict=True):
-                self._record(message, reply)
+        """Send what is due now, and wait until that is over; returns how many messages it was."""
+        return asyncio.run(self._round())
+
+    async def _round(self) -> int:
+        due = self._lease(_AT_ONCE, ())
+        await asyncio.gather(*map(self._deliver, due))
         return len(due)
 
-    async def _send(self, due: Sequence[Due]) -> Sequence[Reply]:
-        messages = (Message(each.id, each.url, orjson.dumps(each.payload), each.secret) for each in due)
-        return await asyncio.gather(*(post(message, self._settings) for message in messages))
+    def _run(self) -> None:
+        asyncio.run(self._go_on())
+
+    async def _go_on(self) -> None:
+        """Send what is due until stopped: what one receiver takes its time over holds up nothing for others."""
+        names = ThreadPoolExecutor(_AT_ONCE, "names")  # so that one whose address nobody tells delays no other
+        asyncio.get_running_loop().set_default_executor(names)
+        under_way: dict[asyncio.Task[None], Due] = {}
+        while not self._stopped.is_set():
+            for message in await self._at_desk(self._lease_or_wait, list(under_way.values())):
+                under_way[asyncio.create_task(self._deliver(message))] = message
+            await _first_of(under_way, _POLL_SECONDS * random.uniform(0.75, 1.25))  # noqa: S311  # jitter, not a secret
+            under_way = {task: message for task, message in under_way.items() if not task.done()}
+        if under_way:
+            _, late = await asyncio.wait(under_way, timeout=_GRACE_SECONDS)
+            for task in late:
+                task.cancel()
+            await self._at_desk(self._give_back, [under_way[task] for task in late])
+
+    async def _deliver(self, message: Due) -> None:
+        body = orjson.dumps(message.payload)
+        reply = await post(Message(message.id, message.url, body, message.secret), self._settings)
+        await self._at_desk(self._record_if_possible, message, reply)
+
+    async def _at_desk(self, work: Callable[..., Answer], *given: Any) -> Answer:
+        """What is done in the database, in one thread of its own: it is the dispatcher's connections that it uses."""
+        return await asyncio.get_running_loop().run_in_executor(self._desk, work, *given)
+
+    def _lease_or_wait(self, under_way: Sequence[Due]) -> Sequence[Due]:
+        try:
+            return self._lease(_AT_ONCE - len(under_way), [each.webhook for each in under_way])
+        except Unavailable as error:
+            log.warning("webhooks wait", reason=str(error))
+        except Exception:  # this thread has to live
+            log.exception("webhooks failed in an unforeseen way")
+        return ()
+
+    def _lease(self, most: int, busy: Sequence[UUID]) -> Sequence[Due]:
+        """Messages that are due, without those to webhooks that are being told of something already."""
+        if most <= 0:
+            return ()
+        with self._database.transaction() as session:
+            return webhooks.lease_due(session, self._lease_seconds, each=_AT_ONCE_TO_ONE, limit=most, but=busy)
+
+    def _give_back(self, messages: Sequence[Due]) -> None:
+        try:
+            with self._database.transaction() as session:
+                webhooks.give_back(session, messages)
+        except Unavailable as error:  # their leases run out
+            log.warning("messages not given back", count=len(messages), reason=str(error))
+
+    def _record_if_possible(self, message: Due, reply: Reply) -> None:
+        try:
+            self._record(message, reply)
+        except Unavailable as error:  # its lease runs out, and it is sent again
+            log.warning("webhooks wait", reason=str(error))
+        except Exception:
+            log.exception("webhooks failed in an unforeseen way", message=str(message.id))
 
     def _record(self, message: Due, reply: Reply) -> None:
         again_in = pause_after(message.tries)
@@ -192,15 +253,10 @@ class Deliverer:
             if reply.status == httpx.codes.GONE:
                 webhooks.disable(session, message.webhook, "the receiver answered 410 Gone")
 
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                busy = self.tick()
-            except Unavailable as error:
-                log.warning("webhooks wait", reason=str(error))
-                busy = 0
-            except Exception:
-                log.exception("webhooks failed in an unforeseen way")
-                busy = 0
-            if not busy:
-                self._stopped.wait(_POLL_SECONDS * random.uniform(0.75, 1.25))  # noqa: S311  # jitter, not a secret
+
+async def _first_of(tasks: Collection[asyncio.Task[None]], seconds: float) -> None:
+    """Return when one of the tasks is over, or the time is."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    else:
+        await asyncio.sleep(seconds)

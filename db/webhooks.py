@@ -1,11 +1,26 @@
 """Webhooks and the messages to them: made in the transaction that ends a job, leased to be sent, settled."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Insert, Text, Uuid, any_, bindparam, cast, delete, func, insert, literal, select, update
+from sqlalchemy import (
+    ARRAY,
+    Insert,
+    Text,
+    Uuid,
+    any_,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from db.clock import from_now
@@ -34,8 +49,12 @@ def enqueue(session: Session, jobs: Iterable[UUID]) -> None:
     session.connection().execute(_ENQUEUE, {"ended": list(jobs)})
 
 
-def lease_due(session: Session, lease_seconds: float, *, each: int, limit: int) -> Sequence[Due]:
+def lease_due(
+    session: Session, lease_seconds: float, *, each: int, limit: int, but: Collection[UUID] = ()
+) -> Sequence[Due]:
     """Messages that are due, at most `each` for one webhook, so that a slow receiver delays no other team's.
+
+    None to the webhooks in `but`.
 
     Nobody else is given them before the lease ends: their time has moved so far, and no lock outlives the transaction.
     """
@@ -44,7 +63,7 @@ def lease_due(session: Session, lease_seconds: float, *, each: int, limit: int) 
     ranked = (
         select(WebhookDelivery.id, place.label("place"))
         .join(Webhook, Webhook.id == WebhookDelivery.webhook_id)
-        .where(*due, Webhook.disabled_at.is_(None))
+        .where(*due, Webhook.disabled_at.is_(None), Webhook.id.not_in(list(but)))
         .subquery()
     )
     first = select(ranked.c.id).where(ranked.c.place <= each).order_by(ranked.c.place).limit(limit)
@@ -82,6 +101,18 @@ def settle(
         )
         .values(values)
     )
+
+
+def give_back(session: Session, messages: Iterable[Due]) -> None:
+    """Have messages be due again, as if they had not been leased, where nobody has leased them anew."""
+    pairs = [(message.id, message.tries) for message in messages]
+    statement = (
+        update(WebhookDelivery)
+        .where(tuple_(WebhookDelivery.id, WebhookDelivery.tries).in_(pairs))
+        .where(WebhookDelivery.state == DeliveryState.PENDING)
+        .values(tries=WebhookDelivery.tries - 1, next_at=func.now())
+    )
+    session.execute(statement.execution_options(synchronize_session=False))
 
 
 def disable(session: Session, webhook: UUID, because: str) -> None:

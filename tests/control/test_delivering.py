@@ -1,6 +1,7 @@
 """Messages to webhooks: signed, sent again until they arrive, with one id, and never twice at once."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ from standardwebhooks import WebhookVerificationError
 
 from control import webhooks
 from control.delivering import Deliverer, pause_after
-from db.models import DeliveryState, Webhook
+from db.models import DeliveryState, Webhook, WebhookDelivery
 from db.owned import owned
 from db.webhooks import remove
 from tests.control.hooks import cancelled_job, hook, make_due, messages
@@ -75,6 +76,34 @@ def test_a_refused_message_comes_again_with_the_same_id(
     assert (message.state, message.tries, message.last_status, message.last_error) == (
         DeliveryState.DELIVERED, 2, 204, None,
     )  # fmt: skip
+
+
+def test_a_receiver_that_takes_its_time_holds_up_no_other_and_not_the_end_of_the_process(
+    vlyard: System, receiver: Receiver, deliverer: Deliverer
+) -> None:
+    asked, answer = threading.Event(), threading.Event()
+    with thinking(asked, answer).open() as slow:
+        # given a receiver that is thinking
+        hook(vlyard, slow.url, team="patient")
+        hook(vlyard, receiver.url)
+        job = cancelled_job(vlyard, "patient")
+        deliverer.start()
+        assert asked.wait(20)
+        # when another one's message comes meanwhile, and another one after that, then they arrive
+        for count in (1, 2):
+            cancelled_job(vlyard)
+            eventually(lambda count=count: len(receiver.received) == count)  # type: ignore[misc]
+        # and the process ends at once when it is told to, and gives back what is under way
+        began = time.monotonic()
+        deliverer.stop()
+        assert time.monotonic() - began < 10
+        with vlyard.database.transaction() as session:
+            [waiting] = session.query(WebhookDelivery).filter_by(job_id=job)
+        assert (waiting.state, waiting.tries) == (DeliveryState.PENDING, 0)
+        # which comes again with the same id
+        Deliverer(vlyard.database, vlyard.settings.model_copy(update={"webhook_timeout_seconds": 0.5})).tick()
+        answer.set()
+        assert [request.id for request in slow.received] == [str(waiting.id)] * 2
 
 
 def test_a_message_waits_for_a_receiver_that_is_down(vlyard: System, deliverer: Deliverer) -> None:
