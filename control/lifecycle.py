@@ -36,6 +36,7 @@ class Ending:
     failure: Failure | None = None
     artefacts: Sequence[Mapping[str, Any]] = field(default=())
     spent: float | None = None  # seconds in the handler
+    rescued: Sequence[Mapping[str, Any]] = field(default=())  # artefacts that are kept although it failed
     log: Mapping[str, Any] | None = None  # the file with what the handler said; kept whatever the outcome
 
 
@@ -179,5 +180,5 @@ def _not_its_own(ending: Ending) -> Mapping[UUID, str]:
 
 def _made_by(job: leases.Held, ending: Ending) -> list[Mapping[str, Any]]:
     own = {"team_id": job.team, "job_id": job.job, "attempt": job.attempt}
-    made = [*ending.artefacts] if ending.outcome is Outcome.SUCCEEDED else []
+    made = {Outcome.SUCCEEDED: ending.artefacts, Outcome.FAILED: ending.rescued}.get(ending.outcome, ())
     return [{**row, **own} for row in [*made, *([ending.log] if ending.log else [])]]

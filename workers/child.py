@@ -11,6 +11,7 @@ from control.artefacts import ArtefactStore
 from control.failures import failure_of
 from control.settings import load_settings
 from vlyard.errors import VLyardError
+from vlyard.files import Stored
 from vlyard.jobs.kinds import KINDS
 from workers.context import Context
 from workers.handlers import load_handler
@@ -31,6 +32,7 @@ def main() -> None:
 
 
 def _attempt(assignment: Assignment, speech: BinaryIO, stop: threading.Event) -> Report:
+    rescued: list[Stored] = []
     try:
         kind = KINDS[assignment.kind]
         context = Context(
@@ -48,6 +50,7 @@ def _attempt(assignment: Assignment, speech: BinaryIO, stop: threading.Event) ->
             record=lambda data: _say(speech, Report(metrics=dict(data))),
             hand_over=lambda checkpoint: _say(speech, Report(checkpoint=checkpoint)),
             stopping=stop.is_set,
+            rescued=rescued,
         )
         result = load_handler(kind)(kind.spec.model_validate(assignment.spec), context)
         return Report(result=result.model_dump(mode="json"), published=context.published)
@@ -55,7 +58,7 @@ def _attempt(assignment: Assignment, speech: BinaryIO, stop: threading.Event) ->
         failure = failure_of(error)
         if failure.code == VLyardError.code:
             traceback.print_exc()  # where in our code it was: what the log is for
-        return Report(failure=failure)
+        return Report(failure=failure, published=rescued)
 
 
 def _say(speech: BinaryIO, report: Report) -> None:

@@ -6,6 +6,7 @@ A context knows no database and no queue.
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class Context:
     shortages: int = 0  # attempts before that ran out of memory; counted for kinds that resume
     named: Mapping[str, UUID] = field(default_factory=dict)  # the artefacts of models that have a version's name
     record: Callable[[Mapping[str, Any]], None] = lambda _: None  # where metrics go
+    preparing: Callable[[], AbstractContextManager[None]] = nullcontext  # in which the time limit stands still
     leave: Callable[[Mapping[str, Any]], None] = lambda _: None  # where a result in part goes before `Cancelled`
     hand_over: Callable[[Checkpoint], None] = lambda _: None  # where checkpoints go once they are in the store
     stopping: Callable[[], bool] = lambda: False  # whether to end soon, after a last checkpoint, by `WorkerStopping`

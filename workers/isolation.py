@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,8 @@ class Report(BaseModel):
 class HandlerFailed(Exception):
     """The handler failed in its own process, and this is what it said."""
 
-    def __init__(self, failure: Failure) -> None:
-        self.failure = failure
+    def __init__(self, failure: Failure, rescued: Sequence[Stored] = ()) -> None:
+        self.failure, self.rescued = failure, rescued
         super().__init__(failure.message)
 
 
@@ -107,7 +107,7 @@ def run_isolated(
     if last.result is None or not isinstance(hold.stop_reason, WorkerStopping):
         hold.check()  # what was finished while its worker left is not done again
     if last.failure is not None:
-        raise HandlerFailed(last.failure)
+        raise HandlerFailed(last.failure, last.published)
     if last.result is None:
         raise ChildDied(f"the process that ran the attempt {_told(code)} before it said anything")
     return last

@@ -128,7 +128,7 @@ class Runner:
         """How the attempt ended; None where it was lost meanwhile."""
         kind = KINDS[job.kind]
         log = hold.log = AttemptLog(hold.pair, self.secrets)
-        hold.start(min(kind.time_limit.total_seconds(), job.max_runtime_seconds or math.inf))
+        hold.start(kind.time_limit.total_seconds(), job.max_runtime_seconds or math.inf)
         try:
             ending = replace(self._attempt(kind, job, hold, log, found), spent=time.monotonic() - hold.began_at)
             return replace(ending, log=self._publish_log(job, log))
@@ -156,7 +156,8 @@ class Runner:
         except WorkerStopping:
             return Ending(hold.pair, Outcome.RELEASED)
         except HandlerFailed as error:
-            return Ending(hold.pair, Outcome.FAILED, failure=error.failure)
+            rescued = [asdict(file) for file in error.rescued]
+            return Ending(hold.pair, Outcome.FAILED, failure=error.failure, rescued=rescued)
         except Exception as error:  # a handler's error is the job's, never the worker's
             if not _foreseen(error):
                 logger.exception("handler failed", job=str(claimed.job), kind=kind.name)
@@ -198,6 +199,7 @@ class Runner:
                 check=hold.check,
                 record=hold.note,
                 leave=hold.leave,
+                preparing=hold.preparing,
                 hand_over=keep,
                 **given,
             )

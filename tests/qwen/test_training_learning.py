@@ -11,17 +11,22 @@ import orjson
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.qwen.training_sets import dataset as dataset_of
+from tests.qwen.training_sets import row
 from vlyard.demo.shapes import draw_splits
 from vlyard.errors import InvalidInput, OutOfMemory
 from vlyard.formats.convert import convert
 from vlyard.jobs.conversion import ConversionOptions
 from vlyard.jobs.training import TrainingSpec
-from workers.qwen.loading import DEMO_FOLDER, load_model
+from workers.qwen.loading import DEMO_FOLDER, LoadedModel, load_model
+from workers.qwen.training.asking import score_held_out
 from workers.qwen.training.learning import learn
 from workers.qwen.training.parts import part_of
 from workers.qwen.training.plan import Learned, Listener, Plan, Step
+from workers.qwen.training.preparing import prepare
 
 FAST: dict[str, Any] = {
     "max_steps": 6, "micro_batch": 2, "accumulation": 2, "gradient_checkpointing": False, "checkpoint_steps": 3,
@@ -67,7 +72,13 @@ def run(dataset: Path, tmp_path: Path) -> Run:
     """Train on the data; fields are the specification's."""
 
     def run(
-        *, base: Path = DEMO_FOLDER, resume: Path | None = None, halved: int = 0, stop: int = 99, **fields: Any
+        *,
+        base: Path = DEMO_FOLDER,
+        data: Path = dataset,
+        resume: Path | None = None,
+        halved: int = 0,
+        stop: int = 99,
+        **fields: Any,
     ) -> Heard:
         output = tmp_path / uuid4().hex
         output.mkdir()
@@ -79,11 +90,29 @@ def run(dataset: Path, tmp_path: Path) -> Run:
             shutil.copytree(folder, kept[step])
 
         spec = TrainingSpec.model_validate({"dataset": uuid4(), **FAST, **fields})
-        plan = Plan(spec=spec, base=base, dataset=dataset, output=output, resume=resume, halved=halved)
+        plan = Plan(spec=spec, base=base, dataset=data, output=output, resume=resume, halved=halved)
         learned = learn(plan, Listener(steps.append, keep, lambda _: None, lambda: len(steps) >= stop))
         return Heard(learned, steps, kept, output)
 
     return run
+
+
+FIRST = torch.tensor([0])
+
+
+def changed(folder: Path, name: str, how: Callable[[torch.Tensor], torch.Tensor]) -> Path:
+    """The demo model with one of its tensors changed."""
+    shutil.copytree(DEMO_FOLDER, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, name: how(weights[name].float())}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def assert_weights_of(heard: Heard, checkpoint: Path) -> None:
+    kept = load_file(checkpoint / "adapter_model.safetensors")
+    assert kept.keys() == heard.weights().keys()
+    for name, weight in heard.weights().items():
+        assert torch.equal(weight, kept[name]), name
 
 
 # --- what is learned ------------------------------------------------------------------------------------------
@@ -226,6 +255,44 @@ def test_it_stops_where_measuring_brings_nothing_better(run: Run) -> None:
     assert heard.learned.scores.f1 > 0.5  # the demo model knows shapes
 
 
+def test_one_that_is_to_stop_early_leaves_the_best_weights_and_not_the_last(run: Run) -> None:
+    # given a training that gets worse after its first measurement
+    fields = {"stop_after": 2, "checkpoint_steps": 2, "max_steps": 12, "learning_rate": 3e-3, "evaluate": "end"}
+    heard = run(**fields)
+    measured = {step.step: step.held_out_loss for step in heard.steps if step.held_out_loss is not None}
+    assert (list(measured), heard.learned.stopped_early) == ([2, 4, 6], True)
+    # then what is left, and what is said of it, is the best
+    assert heard.learned.best_step == 2
+    assert heard.learned.held_out_loss == pytest.approx(min(measured.values()), abs=1e-6)
+    assert heard.learned.scores is not None
+    assert_weights_of(heard, heard.kept[2])
+    # and so it is where the best one's checkpoint is older than the one that it goes on from
+    resumed = run(**fields, resume=heard.kept[4])
+    assert (resumed.learned.best_step, resumed.learned.steps) == (2, 6)
+    assert_weights_of(resumed, heard.kept[2])
+
+
+def test_questions_that_do_not_fit_into_memory_together_are_asked_in_halves(demo: LoadedModel, dataset: Path) -> None:
+    prepared = prepare(TrainingSpec(dataset=uuid4()), dataset, demo.processor)
+    expected = score_held_out(demo.model, demo.processor, prepared.held_out, 4)
+
+    class Narrow(torch.nn.Module):
+        """A model on a card that holds two questions."""
+
+        device = demo.model.device
+        sizes: list[int] = []  # noqa: RUF012
+
+        def generate(self, input_ids: torch.Tensor, **more: Any) -> Any:
+            self.sizes.append(len(input_ids))
+            if len(input_ids) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return demo.model.generate(input_ids=input_ids, **more)
+
+    narrow = Narrow()
+    assert score_held_out(narrow, demo.processor, prepared.held_out, 4) == expected
+    assert narrow.sizes == [4, 2, 2]
+
+
 # --- what cannot be -------------------------------------------------------------------------------------------
 
 
@@ -245,13 +312,40 @@ def test_what_cannot_be_done_is_told_before_a_step(run: Run, fields: dict[str, A
 
 
 def test_a_loss_that_is_no_number_ends_it_and_leaves_no_checkpoint(run: Run, tmp_path: Path) -> None:
-    base = tmp_path / "base"
-    shutil.copytree(DEMO_FOLDER, base)
-    weights = load_file(base / "model.safetensors")
-    name = next(name for name in weights if name.endswith("language_model.norm.weight"))
-    save_file({**weights, name: weights[name] * 0 + 3e38}, base / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InvalidInput, match="at step 1 the loss is"):
-        run(base=base, checkpoint_steps=1)
+    base = changed(tmp_path / "base", "model.language_model.norm.weight", lambda weight: weight * 0 + 3e38)
+    heard = run(base=base, checkpoint_steps=1)
+    assert heard.learned.lost is not None
+    assert heard.learned.lost.startswith("at step 1 the loss is")
+    assert (heard.steps, heard.kept) == ([], {})
+    assert not (heard.output / "model").exists()
+
+
+def test_one_that_gets_lost_later_leaves_the_model_of_its_last_good_checkpoint(run: Run, tmp_path: Path) -> None:
+    # given a base whose numbers end at a picture that is all white, which is one of nine
+    base = changed(
+        tmp_path / "base", "model.visual.patch_embed.proj.weight", lambda weight: weight.index_fill(0, FIRST, 1e17)
+    )
+    data = dataset_of(tmp_path / "data", [row(images=[f"{number}.png"]) for number in range(9)])
+    for number in range(9):
+        Image.new("RGB", (64, 64), "white" if number == 0 else "gray").save(data / f"{number}.png")
+    # when it is learned
+    fields: dict[str, Any] = {
+        "base": base,
+        "data": data,
+        "held_out": None,
+        "micro_batch": 1,
+        "accumulation": 1,
+        "seed": 3,
+    }
+    heard = run(**fields, checkpoint_steps=2, max_steps=9, learning_rate=1e-2)
+    # then it ends there, and the model is that of the checkpoint before
+    assert heard.learned.lost == f"at step {len(heard.steps) + 1} the loss is nan and the gradients' norm is nan"
+    assert heard.learned.steps == max(heard.kept) >= 2
+    assert_weights_of(heard, heard.kept[heard.learned.steps])
+    # and so it is where an attempt before has made that
+    resumed = run(**fields, checkpoint_steps=99, max_steps=9, learning_rate=1e-2, resume=max(heard.kept.values()))
+    assert resumed.learned.lost == heard.learned.lost
+    assert_weights_of(resumed, heard.kept[heard.learned.steps])
 
 
 # --- what is left ---------------------------------------------------------------------------------------------

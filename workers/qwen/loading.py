@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from safetensors import SafetensorError
+from torch.distributed.tensor import DTensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_flash_attn_2_available
@@ -22,7 +23,7 @@ from vlyard.errors import InvalidInput
 from workers.qwen.adapters import added_bytes, check_adapter, merge_adapter
 from workers.qwen.checkpoint import check_checkpoint, parameter_bytes, refused, weight_bytes
 from workers.qwen.manifest import read_manifest
-from workers.qwen.memory import naming_out_of_memory
+from workers.qwen.memory import is_device_lost, naming_out_of_memory
 from workers.qwen.placement import Placement, cards, place
 
 # transformers' annotations refuse correct calls of its own classes, so these two go without.
@@ -95,6 +96,8 @@ def load_model(folder: Path, adapter: Path | None = None, gpus: int = 1, *, revi
             processor, system = as_trained(adapter, processor, system)
             model = naming_out_of_memory(lambda: merge_adapter(adapter, model))
     except _DAMAGE as damage:
+        if is_device_lost(damage):
+            raise
         raise _unloadable(folder, damage) from damage
     return LoadedModel(
         model,
@@ -227,6 +230,8 @@ def _read(folder: Path, plan: _Plan) -> tuple[Model, Processor]:
         output_loading_info=True,
         **local,
     )
+    for what in unfitting_words(processor, model.config):
+        raise refused(folder.name, what, "copy processor and tokenizer again, and the config.json that belongs to them")
     # transformers fills what is missing with random numbers and only warns.
     if missing := sorted(report["missing_keys"]):
         what = f"the weights lack {len(missing)} tensors, the first is {missing[0]}"
@@ -236,23 +241,40 @@ def _read(folder: Path, plan: _Plan) -> tuple[Model, Processor]:
     return model.eval(), processor
 
 
+def unfitting_words(processor: Processor, config: Any) -> Iterator[str]:
+    """What of the processor's words the model does not have: each would be read beyond the end of its embeddings."""
+    words, rows = len(processor.tokenizer), config.text_config.vocab_size
+    if words > rows:
+        yield f"the tokenizer has {words} tokens, and the model {rows}"
+    for kind in ("image", "video"):
+        ours, theirs = getattr(config, f"{kind}_token_id"), getattr(processor, f"{kind}_token_id")
+        if ours != theirs:
+            yield f"the {kind} token is {theirs} for the tokenizer, and {ours} for the model"
+
+
 def first_without_numbers(model: Model) -> str | None:
     """The name of the first parameter or buffer that holds NaN or infinity; None where all are numbers.
 
     NaN and infinity survive adding up, so one pass over the memory and one number a tensor are enough; each device
     is asked once. Only where a sum is no number, its tensor is looked at closely: finite numbers may add up to more
-    than float32 holds.
+    than float32 holds. Of a tensor that several processes share each looks at its part.
     """
     sums: dict[torch.device, list[tuple[str, torch.Tensor, torch.Tensor]]] = {}
     for name, tensor in _tensors(model):
         if tensor.is_floating_point():
-            sums.setdefault(tensor.device, []).append((name, tensor, tensor.detach().sum(dtype=torch.float32)))
+            here = _here(tensor.detach())
+            sums.setdefault(here.device, []).append((name, here, here.sum(dtype=torch.float32)))
     for entries in sums.values():
         good = torch.isfinite(torch.stack([total for _, _, total in entries])).tolist()
         for (name, tensor, _), fine in zip(entries, good, strict=True):
             if not fine and not torch.isfinite(tensor).all():
                 return name
     return None
+
+
+def _here(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a tensor that this process has."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _tensors(model: Model) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""Telling apart that memory ran out, and giving back what is free. It knows no model."""
+"""Telling apart that memory ran out or that a GPU is lost, and giving back what is free. It knows no model."""
 
 import ctypes
 import gc
@@ -10,7 +10,19 @@ import torch
 
 from vlyard.errors import OutOfMemory
 
+# What CUDA answers from then on, whatever is asked: its context is gone until the process ends.
+_LOST = (
+    "device-side assert", "illegal memory access", "illegal instruction", "misaligned address",
+    "unspecified launch failure", "uncorrectable ECC error",
+)  # fmt: skip
+
 _Answer = TypeVar("_Answer")
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether it says that this process can use its GPU no more."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST)
+
 
 # What torch says where it has no error class of its own for it: its allocator for the CPU, CUDA itself, and cuBLAS.
 _SHORT = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")

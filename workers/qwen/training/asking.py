@@ -3,14 +3,17 @@
 Answers are the likeliest tokens, so that asking draws no random numbers, and the training goes on as if nobody had.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch.nn.functional import pad
 
+from vlyard.errors import OutOfMemory
 from vlyard.jobs.training import Scores
 from workers.qwen.grounding.scoring import score
 from workers.qwen.loading import Model, Processor
+from workers.qwen.memory import naming_out_of_memory
 from workers.qwen.training.collating import IGNORED, Item, Samples
 
 _AT_ONCE = 16  # questions
@@ -18,23 +21,29 @@ _ROOM = 64  # tokens that an answer may have beyond the longest true one
 
 
 def score_held_out(model: Model, processor: Processor, samples: Samples, count: int) -> Scores:
-    """Ask about the first `count` held-out samples, and say how well they were answered."""
+    """Ask about the first `count` held-out samples, and say how well they were answered.
+
+    Where memory runs out, half as many are asked at once. Raises `OutOfMemory` where one question is too many.
+    """
     learns = model.training
     model.eval()
     try:
-        answers, truths = [], []
-        for items in _batches(samples, count, processor):
+        answers, truths, at_once = [], [], _AT_ONCE
+        left = range(min(count, len(samples)))
+        while left:
+            items = [_first_turn(samples[at], processor) for at in left[:at_once]]
+            try:
+                answers += naming_out_of_memory(partial(_answered, model, processor, items))
+            except OutOfMemory:
+                if len(items) == 1:
+                    raise
+                at_once = len(items) // 2
+                continue
             truths += [_words(processor, item.labels[item.labels != IGNORED]) for item in items]
-            answers += _answered(model, processor, items)
+            left = left[len(items) :]
     finally:
         model.train(learns)
     return score(answers, truths)
-
-
-def _batches(samples: Samples, count: int, processor: Processor) -> Iterator[list[Item]]:
-    last = min(count, len(samples))
-    for start in range(0, last, _AT_ONCE):
-        yield [_first_turn(samples[at], processor) for at in range(start, min(start + _AT_ONCE, last))]
 
 
 def _first_turn(item: Item, processor: Processor) -> Item:
@@ -66,7 +75,7 @@ def _answered(model: Model, processor: Processor, items: Sequence[Item]) -> list
         "mm_token_type_ids": (ids == processor.image_token_id).long().to(device),
     } if pixels else {}  # fmt: skip
     most = max(int((item.labels != IGNORED).sum()) for item in items) + _ROOM
-    with torch.inference_mode():
+    with torch.no_grad():
         said = model.generate(
             input_ids=ids.to(device), attention_mask=real.to(device), **shown, max_new_tokens=most, do_sample=False,
             temperature=None, top_p=None, top_k=None, use_cache=True,

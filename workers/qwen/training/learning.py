@@ -14,17 +14,18 @@ from transformers.utils import logging as transformers_logging
 
 from vlyard.errors import Complaint, InvalidInput
 from workers.qwen.checkpoint import check_checkpoint
-from workers.qwen.loading import Model, attention_here
+from workers.qwen.loading import Model, Processor, attention_here
 from workers.qwen.memory import naming_out_of_memory
 from workers.qwen.training.asking import score_held_out
 from workers.qwen.training.callbacks import Narrator, peak_bytes
+from workers.qwen.training.checkpoints import take_best, whole_ones
 from workers.qwen.training.parts import let_learn
 from workers.qwen.training.plan import Learned, Listener, Plan
 from workers.qwen.training.precision import Numbers, choose_numbers, in_four_bits
 from workers.qwen.training.preparing import Prepared, open_processor, prepare
 from workers.qwen.training.ranks import learn_in_ranks
 from workers.qwen.training.recipe import Batch, arguments, batch_of
-from workers.qwen.training.saving import save_model, save_recipe
+from workers.qwen.training.saving import save_model, save_recipe, without_numbers
 from workers.qwen.training.trainer import WholeTrainer
 
 _LAST = 10  # the loss that is told is the mean over the last of so many parts of the steps
@@ -34,8 +35,8 @@ _SKIPPED = "unusable.jsonl"
 def learn(plan: Plan, listener: Listener) -> Learned:
     """Train as planned, and write the model to `plan.output / "model"`.
 
-    Raises `InvalidInput` where the base, the samples or the options will not do, or where the loss is no number any
-    more; and `OutOfMemory`.
+    Where the loss is no number any more it goes back to the last checkpoint that is good, and says so. Raises
+    `InvalidInput` where the base, the samples or the options will not do; and `OutOfMemory`.
     """
     if plan.spec.gpus > 1:
         _expect_gpus(plan.spec.gpus)
@@ -61,23 +62,57 @@ def _learn(plan: Plan, listener: Listener) -> Learned:
     processor = open_processor(plan.base)
     prepared = prepare(spec, plan.dataset, processor)
     listener.say(f"{len(prepared.learned)} samples to learn, {len(prepared.held_out)} held out")
+    how = arguments(spec, batch, numbers, plan, prepared)
     torch.manual_seed(spec.seed)  # an adapter begins with random numbers
-    model = let_learn(_read(plan, numbers), spec)
+    model = let_learn(_read(plan, numbers, how.device), spec)
     narrator = _narrator(plan, prepared, listener, batch)
-    narrator.ask = lambda: score_held_out(model, processor, prepared.held_out, spec.evaluate_samples)
-    trainer = _trainer(plan, model, prepared, narrator, arguments(spec, batch, numbers, plan, prepared))
+    trainer = _trainer(plan, model, prepared, narrator, how)
+    narrator.ask = lambda: score_held_out(trainer.model, processor, prepared.held_out, spec.evaluate_samples)
+    if plan.resume and spec.stop_after is not None and trainer.is_world_process_zero():
+        take_best(plan.resume, narrator.best)
     trainer.train(resume_from_checkpoint=str(plan.resume) if plan.resume else None)
-    if not narrator.stopped:
-        narrator.at_the_end = True
-        if len(prepared.held_out) and (spec.evaluate == "end" or narrator.measured_at != trainer.state.global_step):
-            trainer.evaluate()
-        save_model(trainer, processor, plan, prepared)
-        if trainer.is_world_process_zero():
-            save_recipe(plan, prepared, trainer.state.max_steps)
+    if not narrator.stopped or narrator.lost:
+        _end(plan, trainer, narrator, prepared, processor)
     return _told(plan, trainer, narrator, prepared, numbers)
 
 
-def _read(plan: Plan, numbers: Numbers) -> Model:
+def _end(plan: Plan, trainer: WholeTrainer, narrator: Narrator, prepared: Prepared, processor: Processor) -> None:
+    """Choose the weights that are left, measure and save them."""
+    narrator.lost = narrator.lost or _told_of_numbers(trainer)
+    if narrator.lost:
+        if _go_back(plan, trainer):
+            save_model(trainer, processor, plan, prepared)
+        return
+    state = trainer.state
+    best = narrator.best_step(state.log_history)
+    goes_back = best not in {None, state.global_step}
+    if goes_back:
+        trainer.take_weights(narrator.best)
+    narrator.at_the_end = True
+    measured = narrator.measured_at == state.global_step and not goes_back
+    if len(prepared.held_out) and (plan.spec.evaluate == "end" or not measured):
+        trainer.evaluate()
+    save_model(trainer, processor, plan, prepared)
+    if trainer.is_world_process_zero():
+        save_recipe(plan, prepared, state.max_steps)
+
+
+def _told_of_numbers(trainer: WholeTrainer) -> str | None:
+    name = without_numbers(trainer.model)
+    return f"the tensor {name} holds NaN or infinity at the end" if name else None
+
+
+def _go_back(plan: Plan, trainer: WholeTrainer) -> bool:
+    """To the last checkpoint whose weights are numbers; whether there is one."""
+    there = [*whole_ones(Path(str(trainer.args.output_dir))), *([plan.resume] if plan.resume else [])]
+    for checkpoint in there:
+        trainer.go_back(checkpoint)
+        if without_numbers(trainer.model) is None:
+            return True
+    return False
+
+
+def _read(plan: Plan, numbers: Numbers, device: torch.device) -> Model:
     quiet: Any = transformers_logging.disable_progress_bar
     quiet()
     reader: Any = Qwen3VLForConditionalGeneration
@@ -86,6 +121,8 @@ def _read(plan: Plan, numbers: Numbers) -> Model:
         dtype=numbers.weights,
         attn_implementation=attention_here(numbers.autocast or numbers.weights).name,
         quantization_config=in_four_bits() if plan.spec.method == "qlora" else None,
+        # Weights are brought into four bits on a card, where they stay: each process has its own.
+        device_map={"": device} if plan.spec.method == "qlora" else None,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
@@ -99,6 +136,7 @@ def _narrator(plan: Plan, prepared: Prepared, listener: Listener, batch: Batch) 
         spec,
         samples_a_step=batch.micro * batch.accumulation * spec.gpus,
         tokens_a_sample=sum(learned.lengths) / len(learned),
+        best=plan.output / "best",
     )
 
 
@@ -130,6 +168,7 @@ def _told(plan: Plan, trainer: Any, narrator: Narrator, prepared: Prepared, numb
     weights = list(trainer.model.parameters())
     return Learned(
         stopped=narrator.stopped,
+        lost=narrator.lost,
         samples=len(prepared.learned),
         held_out=len(prepared.held_out),
         unusable=_list_unusable(plan, prepared),
@@ -140,6 +179,7 @@ def _told(plan: Plan, trainer: Any, narrator: Narrator, prepared: Prepared, numb
         held_out_loss=narrator.held_out_loss,
         scores=narrator.scores,
         stopped_early=narrator.stopped_early,
+        best_step=narrator.best_step(state.log_history),
         resumed_at=first,
         micro_batch=trainer.args.per_device_train_batch_size,
         accumulation=trainer.args.gradient_accumulation_steps,

@@ -138,10 +138,17 @@ def speak(learn: Callable[[Plan, Listener], Learned], written: Path) -> None:
         learned = learn(plan, _telling(ask) if leads else _silent())
     except Exception as error:  # noqa: BLE001  # the one that started it is told of everything
         with suppress(OSError):  # another one's failure was heard first
-            ask("failed", error if isinstance(error, VLyardError) else VLyardError(f"{type(error).__name__}: {error}"))
+            ask("failed", error if isinstance(error, VLyardError) else _as_sent(error))
         os._exit(1)  # the others may wait for it, and torchrun ends them
     if leads:
         ask("learned", learned)
+
+
+def _as_sent(error: Exception) -> Exception:
+    """An error that the other process understands: what the system refused, such as a full disk, or words."""
+    if isinstance(error, OSError) and error.errno:
+        return OSError(error.errno, error.strerror)
+    return VLyardError(f"{type(error).__name__}: {error}")
 
 
 def _telling(ask: Callable[..., Any]) -> Listener:

@@ -20,23 +20,41 @@ class Batch(NamedTuple):
     accumulation: int
 
 
+class OneCard(TrainingArguments):
+    """For a process that computes on one card, however many there are.
+
+    With several the Trainer would spread each batch over all of them, which changes what a step is, and takes the
+    cards of others. Several cards are several processes here.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        return min(super().n_gpu, 1)
+
+
 def batch_of(spec: TrainingSpec, halved: int) -> Batch:
-    """The specification's, after memory ran out so many times. Raises `OutOfMemory` where one sample is too many."""
-    micro, accumulation = spec.micro_batch, spec.accumulation
+    """The specification's, after memory ran out so many times. Raises `OutOfMemory` where one sample is too many.
+
+    A step has the same samples as before, so that a training goes on where it was: a micro-batch becomes the largest
+    part of those that go into one now which is not above its half.
+    """
+    micro, together = spec.micro_batch, spec.micro_batch * spec.accumulation
     for _ in range(halved):
         if micro == 1:
             raise OutOfMemory("memory ran out with one sample at a time: lower max_pixels or max_tokens, or use lora")
-        micro, accumulation = math.ceil(micro / 2), accumulation * 2
-    return Batch(micro, accumulation)
+        micro = max(size for size in range(1, micro // 2 + 1) if together % size == 0)
+    return Batch(micro, together // micro)
 
 
-def arguments(spec: TrainingSpec, batch: Batch, numbers: Numbers, plan: Plan, prepared: Prepared) -> TrainingArguments:
+def arguments(spec: TrainingSpec, batch: Batch, numbers: Numbers, plan: Plan, prepared: Prepared) -> OneCard:
     """How transformers' Trainer is to train."""
     cuda, measured = torch.cuda.is_available(), len(prepared.held_out) > 0
     more: dict[str, Any] = {}
+    if spec.schedule in {"reduce_lr_on_plateau", "greedy"}:
+        more |= {"metric_for_best_model": "eval_loss", "greater_is_better": False}
     if spec.sharding == "fsdp" and spec.gpus > 1:
         more |= {"fsdp": "full_shard auto_wrap", "fsdp_config": {"state_dict_type": "FULL_STATE_DICT"}}
-    return TrainingArguments(
+    return OneCard(
         output_dir=str(plan.output / "checkpoints"),
         per_device_train_batch_size=batch.micro,
         per_device_eval_batch_size=batch.micro,
@@ -75,11 +93,25 @@ def arguments(spec: TrainingSpec, batch: Batch, numbers: Numbers, plan: Plan, pr
     )
 
 
-def shape_of_schedule(spec: TrainingSpec, steps: int) -> tuple[int, dict[str, Any]]:
-    """Steps in which the learning rate rises, and what else the schedule must know.
+class Shape(NamedTuple):
+    """A schedule as transformers takes it."""
+
+    name: str
+    warm: int  # steps in which the learning rate rises
+    own: dict[str, Any]  # what else it must know
+
+
+def shape_of_schedule(spec: TrainingSpec, steps: int) -> Shape:
+    """How the learning rate goes in so many steps.
 
     The first of these steps learns nothing, so that few steps have none.
     """
     warm = int(spec.warmup * steps)
-    own = {"num_decay_steps": math.ceil(spec.decay * steps)} if spec.schedule == "warmup_stable_decay" else {}
-    return warm, own
+    own: dict[str, Any] = {
+        "warmup_stable_decay": {"num_decay_steps": math.ceil(spec.decay * steps)},
+        "cosine_with_min_lr": {"min_lr_rate": spec.lowest},
+        "cosine_warmup_with_min_lr": {"min_lr_rate": spec.lowest},
+        "greedy": {"min_lr": spec.lowest * spec.highest_rate, "max_lr": spec.highest_rate},
+    }.get(spec.schedule, {})
+    # transformers' own does not warm up.
+    return Shape("constant_with_warmup" if spec.schedule == "constant" and warm else spec.schedule, warm, own)

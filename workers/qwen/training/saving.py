@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import yaml
 
-from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.training import TrainingSpec
-from workers.qwen.loading import Processor, first_without_numbers
+from workers.qwen.loading import Model, Processor, first_without_numbers
 from workers.qwen.training.plan import Plan
 from workers.qwen.training.precision import choose_numbers
 from workers.qwen.training.preparing import Prepared
@@ -26,12 +26,8 @@ def save_model(trainer: Any, processor: Processor, plan: Plan, prepared: Prepare
     """Write an adapter as PEFT saves it, or the whole checkpoint with everything that is needed to ask it.
 
     The checkpoint's processor has the pixel budget and the template that were trained with, for those who read no more
-    than that. Called in every process that trains; the one that leads writes. Raises `InvalidInput` where a weight is
-    no number.
+    than that. Called in every process that trains; the one that leads writes.
     """
-    if name := first_without_numbers(trainer.model):
-        what = f"the tensor {name} holds NaN or infinity at the end"
-        raise InvalidInput("The training got lost", [Complaint("/spec/learning_rate", what, "lower it")])
     folder = plan.output / "model"
     trainer.save_model(str(folder))
     if not trainer.is_world_process_zero():
@@ -49,6 +45,15 @@ def save_model(trainer: Any, processor: Processor, plan: Plan, prepared: Prepare
         _say_the_bases_name(folder, plan.base.name)
     for file in folder.iterdir():
         file.chmod(0o644)  # weights are saved for their owner alone, and others serve them
+
+
+def without_numbers(model: Model) -> str | None:
+    """As `first_without_numbers`, of what all processes have that train together."""
+    found: list[str | None] = [first_without_numbers(model)]
+    if dist.is_available() and dist.is_initialized():
+        found *= dist.get_world_size()
+        dist.all_gather_object(found, found[0])
+    return next((name for name in found if name), None)
 
 
 def _say_the_bases_name(folder: Path, name: str) -> None:
@@ -73,7 +78,7 @@ def save_recipe(plan: Plan, prepared: Prepared, steps: int) -> None:
 def llama_factory(plan: Plan, prepared: Prepared, info: Mapping[str, Any], steps: int) -> str:
     """The YAML for `llamafactory-cli train`; `info` is what the dataset_info.json beside it holds."""
     spec = plan.spec
-    warm, more = shape_of_schedule(spec, steps)
+    schedule, warm, more = shape_of_schedule(spec, steps)
     precision = choose_numbers(spec, cuda=torch.cuda.is_available()).name
     held_out, learned = (
         [name for name, each in info.items() if each["file_name"] in samples.names]
@@ -98,7 +103,7 @@ def llama_factory(plan: Plan, prepared: Prepared, info: Mapping[str, Any], steps
         "gradient_accumulation_steps": spec.accumulation,
         **({"max_steps": spec.max_steps} if spec.max_steps else {"num_train_epochs": spec.epochs}),
         "learning_rate": spec.highest_rate,
-        "lr_scheduler_type": spec.schedule,
+        "lr_scheduler_type": schedule,
         "warmup_steps": warm,
         **({"lr_scheduler_kwargs": more} if more else {}),
         "optim": spec.optimizer,

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, get_scheduler
+from transformers import Trainer, TrainerState, get_scheduler
 
 from vlyard.jobs.training import TrainingSpec
+from workers.qwen.training.callbacks import wait_for_all
 from workers.qwen.training.checkpoints import whole_or_none
 from workers.qwen.training.recipe import shape_of_schedule
 
@@ -21,11 +22,21 @@ class WholeTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
-            warm, own = shape_of_schedule(self.spec, num_training_steps)
+            name, warm, own = shape_of_schedule(self.spec, num_training_steps)
             taught: Any = optimizer or self.optimizer
-            self.lr_scheduler = get_scheduler(self.spec.schedule, taught, warm, num_training_steps, own)
+            self.lr_scheduler = get_scheduler(name, taught, warm, num_training_steps, own)
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def take_weights(self, checkpoint: Path) -> None:
+        """Have the weights of a checkpoint of this training; the optimiser and the step stay."""
+        wait_for_all()  # one process has written it
+        self._load_from_checkpoint(str(checkpoint), self.model)
+
+    def go_back(self, checkpoint: Path) -> None:
+        """Have the weights of a checkpoint, and be at its step."""
+        self.take_weights(checkpoint)
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
     def _run_epoch(self, *words: Any, **given: Any) -> None:
         if not self.control.should_training_stop:
