@@ -120,6 +120,15 @@ def test_a_zip_with_too_many_members_is_refused_before_any_is_unpacked(tmp_path:
     assert Limits().members < 100_000
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_the_members_of_a_tar_are_counted_while_it_is_read(tmp_path: Path, mode: str) -> None:
+    archive = _tar(tmp_path / "a.tar", [(_member(str(number)), b"") for number in range(2_000)], mode)
+    with archive.open("r+b") as file:
+        file.truncate(archive.stat().st_size * 3 // 4)  # whoever reads to the end finds it damaged
+    assert "more than 50 members" in _refused(archive, tmp_path, Limits(members=50))
+    assert len(_files(tmp_path / "inside")) == 50
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_member_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

@@ -18,6 +18,7 @@ from vlyard.jobs.conversion import ConversionResult, ConversionSpec
 from vlyard.jobs.kinds import KINDS
 from workers.context import Context
 from workers.conversion import run
+from workers.progress import Pace
 
 
 @dataclass
@@ -123,6 +124,19 @@ def test_progress_rises_and_names_what_is_done(tmp_path: Path) -> None:
     assert fractions == sorted(fractions)
     assert 0 <= fractions[0] <= fractions[-1] <= 1
     assert any("pictures" in text for _, text in attempt.told)
+
+
+def test_when_a_conversion_will_be_done_is_known_from_its_progress(tmp_path: Path) -> None:
+    files = one_picture(LINE)
+    files |= {f"images/{number}.jpg": picture((8, 8)) for number in range(60)}
+    attempt = Attempt(tmp_path, _packed(tmp_path, files))
+    attempt.run(negatives=1)
+    pace = Pace()
+    told = [pace.eta(fraction, 2.0 * moment) for moment, (fraction, _) in enumerate(attempt.told)]
+    etas = [eta for eta in told if eta is not None]
+    assert len(etas) >= 3
+    assert etas[0] == max(etas)
+    assert etas[-1] <= 2  # seconds between two words of it
 
 
 def test_a_cancel_is_noticed_between_pictures(tmp_path: Path) -> None:
