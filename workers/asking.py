@@ -1,11 +1,13 @@
 """From a specification to what a model's engine is asked, and from its words to a typed answer."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeVar
 
+import structlog
 from PIL import Image
 
 from control.settings import Settings, load_settings
@@ -18,14 +20,17 @@ from workers.found import found
 from workers.models import resolve
 from workers.qwen.engine import Engine, Generation, Limits
 from workers.qwen.loading import LoadedModel, load_model
-from workers.qwen.memory import give_back_freed_memory
+from workers.qwen.memory import give_back_freed_memory, is_device_lost
 from workers.qwen.request import Budget, Request, Shown, Turn
 from workers.qwen.sampling import Sampling
 from workers.qwen.sharing import put_on
 from workers.qwen.warm import Held, Source, WarmModels
 from workers.sight import Given, PixelRoom
 
+log = structlog.get_logger()
+
 BATCHES_AHEAD = 2  # questions with the engine: one batch that it answers, and the next
+_LOST_DEVICE_EXIT_CODE = 71
 _PIXELS_A_TOKEN = 32 * 32  # Qwen3-VL's
 _VAST = 2**23  # pixels whose memory is worth to be given back at once
 
@@ -108,6 +113,7 @@ class Models:
     settings: Settings
     warm: WarmModels[Engine]
     rooms: Rooms
+    device_lost: Callable[[BaseException], None]  # called where the GPU answers this process no more
 
     @contextmanager
     def open(self, spec: GenerationSpec, context: Context) -> Iterator[Asker]:
@@ -116,14 +122,19 @@ class Models:
         Raises `InvalidInput` where there is no such model or it cannot be used, `Unavailable` where it cannot be
         fetched, and `OutOfMemory`.
         """
-        context.progress(None, f"loading the model {spec.model}")
-        with (
-            resolve(spec.model, spec.adapter, spec.gpus, context, self.settings) as source,
-            self.warm.hold(source, context.check) as held,
-        ):
-            context.progress(None, "asking the model")
-            used, rows = _used(spec, held), self.settings.batch_rows
-            yield Asker(held.attached, used, held.loaded.system, rows, self.rooms, context.check)
+        try:
+            with ExitStack() as stack:
+                with context.preparing():  # a first fetch may take longer than any answer
+                    context.progress(None, f"loading the model {spec.model}")
+                    named = resolve(spec.model, spec.adapter, spec.gpus, context, self.settings)
+                    held = stack.enter_context(self.warm.hold(stack.enter_context(named), context.check))
+                context.progress(None, "asking the model")
+                used, rows = _used(spec, held), self.settings.batch_rows
+                yield Asker(held.attached, used, held.loaded.system, rows, self.rooms, context.check)
+        except RuntimeError as error:
+            if is_device_lost(error):
+                self.device_lost(error)
+            raise
 
 
 def make_models(settings: Settings) -> Models:
@@ -136,7 +147,15 @@ def make_models(settings: Settings) -> Models:
     )
     # What is more than the batches ahead could not be with the engine anyway.
     rooms = Rooms(PixelRoom(DEFAULT_MAX_PIXELS), PixelRoom(settings.batch_tokens * BATCHES_AHEAD * _PIXELS_A_TOKEN))
-    return Models(settings, WarmModels(settings.models_bytes, _load, lambda loaded: Engine(loaded, limits)), rooms)
+    return Models(
+        settings, WarmModels(settings.models_bytes, _load, lambda loaded: Engine(loaded, limits)), rooms, _end_process
+    )
+
+
+def _end_process(error: BaseException) -> None:
+    """Nothing brings the GPU back but a new process: its supervisor starts one, and the leases of this one run out."""
+    log.error("the GPU is lost: the worker ends", reason=str(error))
+    os._exit(_LOST_DEVICE_EXIT_CODE)
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -30,6 +31,7 @@ log = structlog.get_logger()
 _LONGEST_BEAT_SECONDS = 1.0  # cancelling is heard within this
 _FENCE = 2 / 3  # of a lease without renewal, and the worker stops by itself
 _HUNG_EXIT_CODE = 70
+_LONGEST_PREPARING_SECONDS = 6 * 3600.0  # such as fetching a model from a hub
 
 
 @dataclass
@@ -43,20 +45,31 @@ class Hold:
     stop_reason: VLyardError | None = None
     stopped_at: float = 0.0
     began_at: float = math.inf  # monotonic; a bundle's members begin one after the other
-    deadline: float = math.inf  # monotonic
+    deadline: float = math.inf  # monotonic; it moves on while the handler prepares
+    last_moment: float = math.inf  # monotonic; what its user gave it, whatever it does meanwhile
     start_noted: bool = False
     on_stop: Callable[[], None] = lambda: None
     log: AttemptLog | None = None  # what its handler says
     left: Mapping[str, Any] | None = None  # the result in part of a handler that was cancelled
     _progress: Progress | None = None
-    _metrics: Mapping[str, Any] | None = None
+    _metrics: list[Mapping[str, Any]] = field(default_factory=list)
     _pace: Pace = field(default_factory=Pace)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def start(self, limit_seconds: float) -> None:
-        """The handler begins now, and has so many seconds."""
+    def start(self, limit_seconds: float, in_all_seconds: float = math.inf) -> None:
+        """The handler begins now, and has so many seconds, and with what it prepares so many in all."""
         self.began_at = time.monotonic()
-        self.deadline = self.began_at + limit_seconds
+        self.deadline, self.last_moment = self.began_at + limit_seconds, self.began_at + in_all_seconds
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """For as long as the block lasts, and not too long, the time limit of its kind stands still."""
+        began = time.monotonic()
+        self.deadline += _LONGEST_PREPARING_SECONDS
+        try:
+            yield
+        finally:
+            self.deadline -= max(0.0, _LONGEST_PREPARING_SECONDS - (time.monotonic() - began))
 
     def check(self) -> None:
         """Raise the reason to stop, if there is one."""
@@ -76,14 +89,14 @@ class Hold:
         return progress
 
     def note(self, metrics: Mapping[str, Any]) -> None:
-        """Note what was measured; the next beat stores the newest."""
+        """Note what was measured; the next beat stores the newest, and those that say what it does not."""
         with self._lock:
-            self._metrics = metrics
+            self._metrics = [each for each in self._metrics if each.keys() - metrics.keys()] + [metrics]
 
-    def take_metrics(self) -> Mapping[str, Any] | None:
+    def take_metrics(self) -> Sequence[Mapping[str, Any]]:
         """What was noted since the last beat."""
         with self._lock:
-            metrics, self._metrics = self._metrics, None
+            metrics, self._metrics = self._metrics, []
         return metrics
 
     def leave(self, result: Mapping[str, Any]) -> None:
@@ -183,8 +196,9 @@ class LeaseKeeper:
             renewed = leases.renew(session, self._worker, list(holds), self._lease) if holds else []
             for pair, told in progress.items():
                 leases.record_progress(session, self._worker, pair, told.model_dump(mode="json"))
-            for pair, noted in metrics.items():
-                leases.record_metrics(session, self._worker, pair, noted)
+            for pair, notes in metrics.items():
+                for noted in notes:
+                    leases.record_metrics(session, self._worker, pair, noted)
             logs.append(session, self._worker, pieces)
             if begun:
                 leases.note_starts(session, self._worker, {hold.pair: asked_at - hold.began_at for hold in begun})
@@ -210,7 +224,7 @@ class LeaseKeeper:
         for hold in self._current():
             if now - hold.renewed_at > self._lease * _FENCE:
                 hold.stop(StaleAttempt("the lease could not be renewed in time"))
-            if now > hold.deadline:
+            if now > min(hold.deadline, hold.last_moment):
                 hold.stop(TimeLimitExceeded())
             if hold.stop_reason and not hold.killable and now - hold.stopped_at > self._lease + self._grace:
                 # A thread cannot be killed. Its process can, and gives back the GPU and every lease that it holds.

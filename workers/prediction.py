@@ -43,16 +43,16 @@ def predict(spec: PredictionSpec, context: Context, models: Models) -> Predictio
     dataset = Dataset(spec, context)
     total = sum(1 for _ in dataset.samples())
     account = Account()
-    if not total and spec.shard is None:
+    if not total and not spec.gathered:
         account.require_answers()  # before a model is loaded
     with models.open(spec, context) as asker, (context.folder / _FILE).open("wb") as file:
-        if spec.shard is not None:  # whoever gathers the shards tells it on
+        if spec.gathered:  # whoever gathers the shards tells it on
             file.write(orjson.dumps(asker.used.model_dump(mode="json"), option=orjson.OPT_APPEND_NEWLINE))
         for line in _lines(dataset.samples(), partial(_line, spec, context, asker), asker.at_once):
             account.add(line)
             file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
             context.progress(account.samples / total, f"{account.samples} of {total} samples")
-    if spec.shard is None:
+    if not spec.gathered:
         account.require_answers()
     return account.result(context.publish(context.folder / _FILE, _MEDIA_TYPE), asker.used)
 

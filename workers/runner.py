@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count
@@ -28,14 +28,16 @@ from control.lifecycle import Ending, Rules
 from control.resuming import Resumption, resumptions
 from control.settings import Settings
 from db import queue, workers
+from db import workers
 from db.leases import Claimed
 from db.models import Outcome
 from db.queue import Pair
 from db.session import Database
-from vlyard.errors import Cancelled, StaleAttempt, VLyardError, WorkerStopping
+from vlyard.errors import Cancelled, StaleAttempt, Unavailable, VLyardError, WorkerStopping
 from vlyard.files import Stored
 from vlyard.jobs.kinds import KINDS, Device, Isolation, Kind
 from vlyard.jobs.state import State
+from workers.card import Card
 from workers.checkpoints import CheckpointRows, checkpoint_of
 from workers.completer import Completer
 from workers.context import Context
@@ -45,6 +47,8 @@ from workers.lease import Hold, LeaseKeeper
 from workers.logs import AttemptLog
 
 logger = structlog.get_logger()
+
+_PAUSE_SECONDS = 0.5  # before trying again where the database is away
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,45 @@ class Runner:
     rules: Rules
     secrets: frozenset[str]  # that no log may show
     unload: Callable[[], None] = lambda: None  # gives back the memory of models that nobody uses
+    slots: int = 1  # of the worker
+    card: Card = field(default_factory=Card)
     leaving: threading.Event = field(default_factory=threading.Event)  # set once it is to begin nothing more
+
+    def answer(self, name: str, pairs: Sequence[Pair]) -> Sequence[Ending]:
+        """As `run`, for a message of this kind, once what it computes on is free.
+
+        It is waited for before anything is claimed: nothing's time runs, and whoever is free may answer instead. While
+        a process has the card alone, the worker says that it has no other slot.
+        """
+        kind = KINDS[name]
+        if kind.device is not Device.GPU:
+            return self.run(pairs)
+        alone = kind.isolation is Isolation.PROCESS
+        with (self.card.alone if alone else self.card.shared)(self.leaving.is_set) as free:
+            if not free:
+                return []
+            with self._narrow() if alone else nullcontext():
+                return self.run(pairs)
+
+    @contextmanager
+    def _narrow(self) -> Iterator[None]:
+        """For as long as the block lasts, no message comes for another slot."""
+        self._have(1)
+        try:
+            yield
+        finally:
+            self._have(self.slots)
+
+    def _have(self, slots: int) -> None:
+        while self.slots > 1 and not self.leaving.is_set():
+            try:
+                with self.database.transaction() as session:
+                    workers.seat(session, self.worker, slots)
+            except Unavailable as error:
+                logger.warning("slots not told yet", slots=slots, reason=str(error))
+                self.leaving.wait(_PAUSE_SECONDS)
+                continue
+            return
 
     def run(self, pairs: Sequence[Pair]) -> Sequence[Ending]:
         """Answer a doorbell: claim its jobs, run them in their order or together, and have their endings recorded.

@@ -1,5 +1,6 @@
 """Jobs that several share: made when submitted, gathered at the end, stopped when nobody waits for them."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,12 +12,13 @@ from control import lifecycle, operations, submit
 from control.accounts import Caller
 from control.failures import failure_of
 from control.lifecycle import Ending, Rules
-from db import artefacts, leases, queue
-from db.models import Job, Outcome
+from db import artefacts, leases, queue, removals
+from db.models import Artefact, Job, Outcome
 from tests.control.test_dependencies import RULES, stored
 from tests.db import rows
 from tests.system import System
 from vlyard.errors import Complaint, InvalidInput, UserError
+from vlyard.files import ArtefactKind
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.ours import fields_set_by_us
 from vlyard.jobs.state import State
@@ -69,6 +71,15 @@ def end(vlyard: System, job: UUID, *outputs: str, fail: bool = False, rules: Rul
     with vlyard.database.transaction() as session:
         lifecycle.finish(session, worker, [Ending(pair, outcome, result, failure, files)], rules)
     return next(iter(made.values()))
+
+
+def test_a_batch_that_makes_more_jobs_than_are_stored_at_once_is_refused(
+    vlyard: System, caller: Caller, dataset: UUID
+) -> None:
+    spec = {"kind": "prediction", "dataset": str(dataset), "prompt": "What is there?", "shards": 64}
+    many = Batch.model_validate({"jobs": [{"spec": spec}] * 154})
+    with vlyard.database.transaction() as session, pytest.raises(InvalidInput, match="10010 jobs, and 10000"):
+        submit.submit_batch(session, caller, many, None)
 
 
 def test_a_job_in_shards_waits_for_the_jobs_that_do_them_and_gathers_what_they_make(
@@ -192,12 +203,22 @@ def test_an_export_is_written_then_verified_then_ends_with_both(vlyard: System, 
     assert (last.spec["name"], last.spec["folder"]) == ("ours", "ours")
 
 
-def test_an_export_fails_with_the_words_of_its_verification(vlyard: System, caller: Caller) -> None:
+def test_an_export_fails_with_the_words_of_its_verification_and_what_was_written_is_taken_back(
+    vlyard: System, caller: Caller
+) -> None:
     job = export(vlyard, caller)
     writing, verifying = shares(vlyard, job)
-    end(vlyard, writing.id, "model", "summary")
+    written = end(vlyard, writing.id, "model", "summary")
+    with vlyard.database.transaction() as session:
+        session.get_one(Artefact, written).kind = ArtefactKind.TREE
+        key = session.get_one(Artefact, written).key
 
     end(vlyard, verifying.id, fail=True)
+
+    with vlyard.database.transaction() as session:
+        assert session.get(Artefact, written) is None
+        assert [left.key for left in removals.lock_leftovers(session, 10)] == [key]
+        assert [each.name for each in artefacts.made_by(session, caller.team, writing.id)] == ["p.jsonl"]  # its summary
 
     error = vlyard.job(job).error
     assert error is not None
@@ -241,22 +262,32 @@ OURS = [(kind.name, name) for kind in KINDS.values() for name in fields_set_by_u
 def test_what_vlyard_sets_by_itself_no_client_may_set(
     vlyard: System, caller: Caller, dataset: UUID, kind: str, name: str
 ) -> None:
-    plain = {"export": {"model": "demo"}, "prediction": {"dataset": str(dataset), "prompt": "What?"}}[kind]
-    value = [str(dataset)] if name == "parts" else str(dataset)
+    plain = {
+        "export": {"model": "demo"},
+        "prediction": {"dataset": str(dataset), "prompt": "What?"},
+        "verification": {"model": "demo", "export": str(dataset)},
+    }[kind]
+    values: dict[str, Any] = {
+        "parts": [str(dataset)],
+        "gathered": True,
+        "lineage": {"model": "vision/street:1", "base": "demo"},
+    }
+    value = values.get(name, str(dataset))
     body = {"spec": {"kind": kind, **plain, name: value}}
     wanted = Submission.model_validate(body)
     with vlyard.database.transaction() as session:
         source = submit.submit(session, caller, Submission.model_validate({"spec": {"kind": kind, **plain}}), None)
         [refused] = submit.submit_each(session, [submit.Request(caller, wanted, None)])
         assert isinstance(refused, InvalidInput)
-        for place, ask in {
-            "": lambda: submit.submit(session, caller, wanted, None),
-            "/jobs/0": lambda: submit.submit_batch(session, caller, Batch.model_validate({"jobs": [body]}), None),
-            "/": lambda: operations.clone(session, caller, source.id, Changes(spec={name: value}), None),
-        }.items():
+        asked: Sequence[tuple[str, Callable[[], object]]] = (
+            ("", lambda: submit.submit(session, caller, wanted, None)),
+            ("/jobs/0", lambda: submit.submit_batch(session, caller, Batch.model_validate({"jobs": [body]}), None)),
+            ("", lambda: operations.clone(session, caller, source.id, Changes(spec={name: value}), None)),
+        )
+        for place, ask in asked:
             with pytest.raises(InvalidInput) as caught:
                 ask()
-            assert f"{place.rstrip('/')}/spec/{name}" in {each.where for each in caught.value.complaints}
+            assert f"{place}/spec/{name}" in {each.where for each in caught.value.complaints}
     assert f"/spec/{name}" in {each.where for each in refused.complaints}
 
 

@@ -355,19 +355,39 @@ def test_a_question_that_does_not_fit_in_memory_alone_fails_alone(demo: LoadedMo
     assert [said[row].result().text for row in (0, 1, 3)] == [expected[row] for row in (0, 1, 3)]
 
 
-def test_the_engine_outlives_an_error_that_nobody_foresaw(demo: LoadedModel, expected: list[str]) -> None:
+def test_an_error_that_nobody_foresaw_fails_the_question_alone_whose_fault_it_is(
+    demo: LoadedModel, expected: list[str]
+) -> None:
+    longest = len(encode(demo.processor, requests()[2]).ids)
+
     def breaks(rows: int, tokens: int) -> None:
-        if tokens == 1 and rows > 1:
+        if tokens >= longest:
             raise ZeroDivisionError("out of the blue")
 
     with closing(Engine(demo, TOGETHER)) as engine:
         with a_model_that(demo, breaks):
             said = submit(engine, requests())
-            for each in said:
-                with pytest.raises(ZeroDivisionError, match="out of the blue"):
-                    each.result()
+        again = submit(engine, requests())
 
-        assert [each.result().text for each in submit(engine, requests())] == expected
+    with pytest.raises(ZeroDivisionError, match="out of the blue"):
+        said[2].result()
+    assert [said[row].result().text for row in (0, 1, 3)] == [expected[row] for row in (0, 1, 3)]
+    assert [each.result().text for each in again] == expected
+    assert {each.result().rows for each in again} == {4}  # it keeps nobody apart later
+
+
+def test_what_fails_in_the_middle_of_answers_goes_on_alone(demo: LoadedModel, expected: list[str]) -> None:
+    heard: list[str] = []
+
+    def breaks(rows: int, tokens: int) -> None:
+        if tokens == 1 and rows > 1:
+            raise ZeroDivisionError("out of the blue")
+
+    with a_model_that(demo, breaks):
+        said = ask_together(demo, requests(), told={0: heard.append})
+
+    assert [each.result().text for each in said] == expected
+    assert "".join(heard) == expected[0]  # nothing was told twice
 
 
 def test_those_who_come_while_others_are_answered_join_them(demo: LoadedModel, expected: list[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from vlyard.errors import InvalidInput, OutOfMemory
 from workers.qwen.demo.architecture import DEMO, build_untrained
@@ -122,6 +123,13 @@ def _other_shape(folder: Path) -> None:
     shutil.copyfile(other / "model.safetensors", folder / "model.safetensors")
 
 
+def _more_words(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    room = json.loads((folder / "config.json").read_text())["text_config"]["vocab_size"] - len(tokenizer)
+    tokenizer.add_tokens([f"<word {number}>" for number in range(room + 1)])
+    tokenizer.save_pretrained(folder)
+
+
 EMBEDDING = "model.language_model.embed_tokens.weight"
 
 # fmt: off
@@ -133,6 +141,8 @@ BREAKS: list[tuple[Callable[[Path], object], str]] = [
     (_other_shape, "broken: it cannot be loaded"),
     (_without_numbers(EMBEDDING, math.nan), f"broken: the tensor {EMBEDDING} holds NaN or infinity"),
     (_without_numbers(EMBEDDING, -math.inf), f"broken: the tensor {EMBEDDING} holds NaN or infinity"),
+    (_more_words, "tokens, and the model"),
+    (_edit("config.json", image_token_id=7), "the image token is"),
     (_pickled_shards, "it names 'pytorch_model-00001-of-00001.bin', which is no safetensors file"),
     (_edit("config.json", quantization_config={"quant_method": "awq"}), "broken: it cannot be loaded"),
     (_shard_elsewhere, "broken/model.safetensors.index.json: there is no file '../model.safetensors'"),

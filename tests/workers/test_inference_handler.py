@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import torch
@@ -21,9 +21,11 @@ from vlyard.jobs.inference import BoxFound, InferenceResult, InferenceSpec
 from vlyard.jobs.kinds import KINDS
 from workers.asking import Rooms
 from workers.inference import infer, run
+from workers.lease import Hold
 from workers.qwen.demo.architecture import build_untrained
 from workers.qwen.loading import DEMO_FOLDER
 from workers.qwen.manifest import Manifest, write_manifest
+from workers.qwen.warm import Source
 from workers.sight import PixelRoom
 
 torch.set_num_threads(1)
@@ -110,6 +112,42 @@ def test_the_model_is_loaded_for_the_first_job_and_warm_for_the_second(desk: Des
     assert second.model.load_seconds == 0
     assert first.text == second.text
     assert [each.answer.reused_pictures for each in (first, second)] == [0, 1]
+
+
+def test_the_time_in_which_a_model_is_fetched_and_loaded_is_none_of_the_handlers(desk: Desk, scene_png: bytes) -> None:
+    hold = Hold((uuid4(), 1), 0.0, killable=False)
+    hold.start(60)
+    began, moved = hold.deadline, []
+    context = replace(
+        desk.context(), preparing=hold.preparing, tell=lambda _, text: moved.append((text, hold.deadline - began))
+    )
+    spec = InferenceSpec(image=desk.lay_down(scene_png, "shape.png"), prompt="What?", max_new_tokens=1, annotate=False)
+
+    spent = infer(spec, replace(context, inputs=dict(desk.given)), desk.models).model.load_seconds
+
+    by_text = dict(moved)
+    assert by_text["fetching the pictures"] == 0
+    assert by_text["loading the model demo"] > 3_600
+    assert spent <= by_text["asking the model"] < spent + 60
+
+
+def test_a_worker_that_has_lost_its_gpu_is_told_so_that_it_ends(desk: Desk, scene_png: bytes) -> None:
+    lost: list[BaseException] = []
+    models = replace(desk.models, device_lost=lost.append)
+    spec = InferenceSpec(image=desk.lay_down(scene_png, "shape.png"), prompt="What?", max_new_tokens=1)
+
+    def breaks(*_: Any) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with desk.models.warm.hold(Source(DEMO_FOLDER)) as held:
+        handle = held.loaded.model.model.language_model.register_forward_pre_hook(breaks)
+        with pytest.raises(RuntimeError, match="device-side assert"):
+            infer(spec, desk.context(), models)
+        handle.remove()
+
+    assert [str(error) for error in lost] == ["CUDA error: device-side assert triggered"]
+    infer(spec, desk.context(), models)
+    assert len(lost) == 1
 
 
 def test_a_rotated_photo_is_the_same_picture(desk: Desk, scene_png: bytes) -> None:

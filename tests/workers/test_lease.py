@@ -90,6 +90,11 @@ def test_the_newest_of_what_was_measured_since_the_last_beat_reaches_the_events(
         assert told() == [{"step": 99}]
         hold.note({"step": 100})
         eventually(lambda: told() == [{"step": 99}, {"step": 100}])
+        # and what only an older one says, such as a score, is not lost
+        scored = {"step": 101, "held_out_loss": 0.5}
+        for step in (scored, {"step": 102}, {"step": 103}):
+            hold.note(step)
+        eventually(lambda: told()[2:] == [scored, {"step": 103}])
 
 
 def test_a_cancelled_jobs_handler_is_told_within_a_beat(system: System, worker: UUID) -> None:
@@ -111,6 +116,19 @@ def test_a_handler_over_its_time_limit_is_told(system: System, worker: UUID) -> 
         eventually(lambda: hold.stop_reason is not None, seconds=10)
         with pytest.raises(TimeLimitExceeded):
             hold.check()
+
+
+def test_the_time_limit_stands_still_while_a_handler_prepares_and_what_its_user_gave_it_does_not(
+    system: System, worker: UUID
+) -> None:
+    with _keeping(system.database, worker) as keeper:
+        patient, hurried = (keeper.hold(_claimed(system, worker), time.monotonic(), killable=False) for _ in range(2))
+        patient.start(0.5)
+        hurried.start(0.5, in_all_seconds=1.0)
+        with patient.preparing(), hurried.preparing():
+            eventually(lambda: isinstance(hurried.stop_reason, TimeLimitExceeded), seconds=10)
+            assert patient.stop_reason is None
+        eventually(lambda: isinstance(patient.stop_reason, TimeLimitExceeded), seconds=10)
 
 
 def test_an_attempt_that_was_given_to_another_is_stopped(system: System, worker: UUID) -> None:

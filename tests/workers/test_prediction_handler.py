@@ -99,7 +99,7 @@ def test_a_question_of_ones_own_is_asked_once_about_each_picture(desk: Desk, tmp
 def test_shards_share_the_samples_and_gathered_they_are_all_in_order(desk: Desk, converted: Path) -> None:
     dataset = desk.lay_down(converted, "converted")
     _, whole = ask(desk, dataset)
-    parts = [ask(desk, dataset, shards=3, shard=shard)[1] for shard in range(3)]
+    parts = [ask(desk, dataset, shards=3, shard=shard, gathered=True)[1] for shard in range(3)]
 
     result, gathered = put_together(desk, parts)
 
@@ -112,12 +112,19 @@ def test_shards_share_the_samples_and_gathered_they_are_all_in_order(desk: Desk,
     assert result.model.name == "demo"
 
 
+def test_a_shard_that_nobody_gathers_is_a_file_like_any_other(desk: Desk, converted: Path) -> None:
+    result, lines = ask(desk, desk.lay_down(converted, "converted"), shards=3, shard=1, max_new_tokens=1)
+
+    assert [line["sample"] for line in lines] == [2, 5, 8]
+    assert result.samples == 3
+
+
 def test_a_shard_without_anything_to_ask_about_leaves_it_to_the_others(desk: Desk, converted: Path) -> None:
     # given two samples for three shards, one of them about a picture that cannot be read
     dataset = desk.lay_down(converted, "converted")
     damaged = {"sample": 1, "picture": "a.png", "error": {"code": "invalid_input", "message": "damaged"}}
 
-    parts = [ask(desk, dataset, splits=["val"], shards=3, shard=shard)[1] for shard in range(3)]
+    parts = [ask(desk, dataset, splits=["val"], shards=3, shard=shard, gathered=True)[1] for shard in range(3)]
     parts[0][1:] = [damaged]
     result, gathered = put_together(desk, parts)
 

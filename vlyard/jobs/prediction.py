@@ -29,6 +29,7 @@ class PredictionSpec(GenerationSpec):
     limit: int | None = Field(None, ge=1, description="Only so many samples, the first ones.")
     shards: int = Field(1, ge=1, le=MOST_SHARDS, description="How many jobs share the work, on as many workers.")
     shard: int | None = Field(None, ge=0, lt=MOST_SHARDS, description="Only every n-th sample from this one on.")
+    gathered: bool = Field(False, description="Set by VLyard: the shard's file goes to the job that gathers them.")
     parts: tuple[ArtefactId, ...] = Field((), max_length=MOST_SHARDS, description="Set by VLyard: what it gathers.")
 
     @model_validator(mode="after")
@@ -53,7 +54,7 @@ class PredictionSpec(GenerationSpec):
     def split_up(self, new: Callable[[], UUID]) -> Mapping[UUID, Spec]:
         if self.shards == 1 or self.shard is not None:
             return {}
-        return {new(): self.model_copy(update={"shard": number, "parts": ()}) for number in range(self.shards)}
+        return {new(): self.model_copy(update={"shard": number, "parts": (), "gathered": True}) for number in range(self.shards)}
 
     def gathering(self, jobs: Sequence[UUID]) -> "PredictionSpec":
         return self.model_copy(update={"parts": tuple(Reference(f"job:{job}/{PREDICTIONS}") for job in jobs)})

@@ -46,6 +46,13 @@ class Desk:
             self._waiting[:0] = tickets
             self._fewer_rows, self._fewer_until = max(rows, 1), time.monotonic() + _SHORTAGE_SECONDS
 
+    def put_back_alone(self, tickets: Sequence[Ticket]) -> None:
+        """These begin anew, before all others and one by one: it is not known which of them is at fault."""
+        with self._changed:
+            for ticket in tickets:
+                ticket.alone = True
+            self._waiting[:0] = tickets
+
     def take(self, running: Sequence[Size]) -> list[Ticket]:
         """Those that join the running ones. Where none runs it waits for a question and its company; closed: none."""
         with self._changed:
@@ -70,6 +77,8 @@ class Desk:
             if not self._waiting:
                 self._changed.wait()
                 continue
+            if self._waiting[0].alone:
+                return
             left = self._waiting[0].arrived + self._wait_seconds - time.monotonic()
             if left <= 0 or len(self._choose([])) < len(self._waiting) or len(self._waiting) >= self._most_rows():
                 return
@@ -77,6 +86,8 @@ class Desk:
 
     def _choose(self, running: Sequence[Size]) -> list[int]:
         self._forget_those_who_left()
+        if self._waiting and self._waiting[0].alone:
+            return [] if running else [0]
         room = self._room._replace(rows=self._most_rows())
         return choose([ticket.size for ticket in self._waiting], running, room)
 

@@ -32,6 +32,7 @@ from workers.qwen.checkpoint import (
     weight_files,
 )
 from workers.qwen.checkpoint import _missing as what_is_missing
+from workers.qwen.loading import unfitting_words
 from workers.qwen.manifest import read_manifest
 
 SUMS = "SHA256SUMS"  # a digest and a name in each line, as sha256sum writes them
@@ -274,14 +275,8 @@ def _processing(folder: Path, model: Any) -> Iterator[Complaint]:
         return
     if not processor.chat_template:
         yield Complaint(folder.name, "it has no chat template", "copy chat_template.jinja too, or chat_template.json")
-    words, rows = len(processor.tokenizer), model.config.text_config.vocab_size
-    if words > rows:
-        yield Complaint(folder.name, f"the tokenizer has {words} tokens, and the model {rows}", fix)
-    for kind in ("image", "video"):
-        ours, theirs = getattr(model.config, f"{kind}_token_id"), getattr(processor, f"{kind}_token_id")
-        if ours != theirs:
-            what = f"the {kind} token is {theirs} for the tokenizer, and {ours} for the model"
-            yield Complaint(f"{folder.name}/{CONFIG}", what, fix)
+    for what in unfitting_words(processor, model.config):
+        yield Complaint(folder.name, what, fix)
 
 
 def _parts(folder: Path) -> tuple[list[str], list[str]]:

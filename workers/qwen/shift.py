@@ -1,6 +1,6 @@
 """What the engine's own thread does: it takes questions into its batch and gives every row one token after the other.
 
-Rows that have ended leave, and others join. What fails, fails those whom it concerns, and the thread goes on.
+Rows that have ended leave, and others join. What fails, fails whose fault it is, and the thread goes on.
 """
 
 import traceback
@@ -103,6 +103,8 @@ class Shift:
         self._company = None
 
     def _take_in(self) -> None:
+        if any(ticket.alone for ticket in self._running()):
+            return
         newcomers = self._desk.take(self._company.sizes() if self._company else [])
         if not newcomers:
             return
@@ -132,7 +134,10 @@ class Shift:
         return self._company.tickets if self._company else []
 
     def _attempt(self, newcomers: Sequence[Ticket], work: Callable[[], None], also: Sequence[Ticket] = ()) -> None:
-        """Do it. Where it fails, that concerns the newcomers; or without newcomers all that run, and `also` these."""
+        """Do it. Where it fails, that concerns the newcomers; or without newcomers all that run, and `also` these.
+
+        Of several nobody knows whose fault it is: they begin anew, in halves where memory ran out and else one by one.
+        """
         try:
             naming_out_of_memory(work)
         except OutOfMemory as error:
@@ -144,6 +149,9 @@ class Shift:
         except BaseException as error:  # noqa: BLE001 - whatever it is, everybody hears of it and the thread lives
             concerned, _ = self._let_go(newcomers, also)
             traceback.clear_frames(error.__traceback__)  # they hold the batch's memory
+            if len(concerned) > 1:
+                self._desk.put_back_alone(concerned)
+                return
             failure = error
         else:
             return

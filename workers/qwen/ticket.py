@@ -38,6 +38,7 @@ class Ticket:
     first: float | None = None  # when its first token came
     rows: int = 0  # of the batch that it began in
     over: bool = False  # it has its answer, or its caller has gone
+    alone: bool = False  # something failed in its company, so that it goes on without any
     inbox: SimpleQueue[str | Ended | BaseException] = field(default_factory=SimpleQueue)
 
     @property
