@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Path
 from sqlalchemy.orm import Session
 
 from api.desk import AtDesk, IdempotencyKey
@@ -14,9 +14,11 @@ from vlyard import teams as view
 
 router = APIRouter(prefix="/v1", tags=["teams"])
 
+Storable = Annotated[str, Path(pattern=r"^[^\x00]*$")]  # as a text in PostgreSQL
+
 
 @router.get("/teams/{team}/keys", summary="List a team's keys")
-async def list_keys(team: str, desk: AtDesk) -> view.Keys:
+async def list_keys(team: Storable, desk: AtDesk) -> view.Keys:
     """The keys of the team of that name or id, oldest first; never the keys themselves, which are not stored."""
 
     def read(session: Session, caller: Caller) -> view.Keys:
@@ -29,7 +31,7 @@ async def list_keys(team: str, desk: AtDesk) -> view.Keys:
 
 @router.post("/teams/{team}/keys", status_code=201, summary="Make a key")
 async def make_key(
-    team: str,
+    team: Storable,
     desk: AtDesk,
     new: Annotated[view.NewKey, Body(examples=[{"role": "member"}])] = view.NewKey(),
     idempotency_key: IdempotencyKey = None,
@@ -46,7 +48,7 @@ async def make_key(
 
 
 @router.delete("/keys/{prefix}", status_code=204, summary="Take a key back")
-async def revoke_key(prefix: str, desk: AtDesk) -> None:
+async def revoke_key(prefix: Storable, desk: AtDesk) -> None:
     """Take the key of that prefix back, at once and for good; 409 for the one that the request carries."""
     own = desk.key
     await desk.run(lambda session, caller: administration.revoke_key(session, caller, prefix, own))

@@ -165,6 +165,11 @@ def test_times_that_cannot_be_meant_are_refused_and_pointed_at(visitor: Visitor)
     both = {"spec": spec, "expires_in": 1, "expires_at": "2030-01-01T00:00:00Z"}
     for wrong in (both, {"spec": spec, "expires_in": 0}, {"spec": spec, "expires_at": "2030-01-01T00:00:00"}):
         assert visitor.post("/v1/jobs", wrong).status_code == 422
+    # such as no database or client can show in every time zone
+    for far in ("9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "2500-01-01T00:00:00Z"):
+        reply = visitor.post("/v1/jobs", {"spec": spec, "expires_at": far})
+        assert (reply.status_code, reply.json()["errors"][0]["pointer"]) == (422, "/expires_at")
+        assert visitor.get("/v1/jobs").status_code == 200
 
 
 # --- trying again ---------------------------------------------------------------------------------------------

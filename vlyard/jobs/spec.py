@@ -1,16 +1,30 @@
 """What every job's specification and result have in common, and how one job names another one's output."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 from pydantic.json_schema import WithJsonSchema
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"  # of an entry of a batch, and of an output
 _UUID = "[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _ENTRY_FORM, _JOB_FORM = f"ref:({NAME})/({NAME})", f"job:({_UUID})/({NAME})"
+
+_LARGEST, _DEEPEST = 2**63, 64
+_HALF_A_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Value = TypeVar("Value")
 
 
 class Reference(UUID):
@@ -70,6 +84,33 @@ ArtefactId = Annotated[
 ]  # fmt: skip
 
 
+def storable(value: Value, depth: int = 0) -> Value:
+    """The value, where it can be kept as JSON for whoever reads it; raises `ValueError` that says what cannot.
+
+    Whole numbers have 64 bits, others are finite, texts are Unicode, and nothing is nested more deeply than anybody
+    would write it.
+    """
+    if depth > _DEEPEST:
+        raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+    if isinstance(value, BaseModel):
+        for _, each in value:
+            storable(each, depth + 1)
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            storable(name)
+            storable(each, depth + 1)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            storable(each, depth + 1)
+    elif isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+        raise ValueError("a whole number has 64 bits at most")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number must be finite")
+    elif isinstance(value, str) and not value.isascii() and _HALF_A_SURROGATE.search(value):
+        raise ValueError("the text holds half a surrogate pair, which is no character")
+    return value
+
+
 class Spec(BaseModel):
     """What a job is to do: the HTTP body, the stored JSON and the handler's argument, all three.
 
@@ -79,6 +120,11 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
+
+    @field_validator("*")
+    @classmethod
+    def _storable(cls, value: Value) -> Value:
+        return storable(value)
 
     def inputs(self) -> tuple[UUID, ...]:
         """The artefacts that the job reads: they must be the team's own, and are handed to the worker."""

@@ -1,6 +1,7 @@
 """What the API says of jobs and artefacts, and what it is asked. The client reads the same classes."""
 
-from datetime import datetime
+import math
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from vlyard.errors import Blame, Complaint
 from vlyard.files import ArtefactKind
 from vlyard.jobs.kinds import KINDS, Device
-from vlyard.jobs.spec import NAME, Spec
+from vlyard.jobs.spec import NAME, Spec, storable
 from vlyard.jobs.state import State
 from vlyard.trees import LARGEST_FILE, MOST_FILES, TreeFile
 
@@ -24,11 +25,23 @@ POOL_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 
 
 _YEAR = 366 * 86_400.0  # seconds
+_LONGEST_WAIT_YEARS = 10
 _LabelKey = Annotated[str, Field(pattern=r"^[^:\x00]{1,64}$")]  # a filter is written key:value
 _LabelValue = Annotated[str, Field(pattern=r"^[^\x00]*$", max_length=512)]
 
 Labels = Annotated[dict[_LabelKey, _LabelValue], Field(max_length=16, description="Names and values of your own.")]
 Priority = Annotated[int, Field(ge=-100, le=100, description="Higher goes first among your team's jobs.")]
+
+
+def _not_far(moment: datetime) -> datetime:
+    """The moment, where it is one in every time zone that a database or a client may show it in."""
+    try:
+        away = abs(moment.astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    except OverflowError:
+        away = math.inf
+    if away > _LONGEST_WAIT_YEARS * _YEAR:
+        raise ValueError(f"it is more than {_LONGEST_WAIT_YEARS} years away")
+    return moment
 
 
 class _View(BaseModel):
@@ -44,7 +57,9 @@ class Submission(BaseModel):
     pool: str = Field("default", pattern=POOL_PATTERN, description="The pool of workers that shall run it.")
     priority: Priority = 0
     labels: Labels = {}
-    expires_at: AwareDatetime | None = Field(None, description="Fail the job where it was not started before then.")
+    expires_at: Annotated[AwareDatetime, AfterValidator(_not_far)] | None = Field(
+        None, description="Fail the job where it was not started before then; ten years from now at most."
+    )
     expires_in: float | None = Field(None, gt=0, le=_YEAR, description="The same, in seconds from now.")
     max_runtime: float | None = Field(
         None, gt=0, description="Seconds that an attempt may run, where that is less than its kind's time limit."
@@ -78,7 +93,9 @@ class Changes(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    spec: dict[str, Any] = Field({}, description="A merge patch (RFC 7396) of the specification; null removes a field.")
+    spec: Annotated[dict[str, Any], AfterValidator(storable)] = Field(
+        {}, description="A merge patch (RFC 7396) of the specification; null removes a field."
+    )
     pool: str | None = Field(None, pattern=POOL_PATTERN)
     priority: Priority | None = None
     labels: Labels | None = Field(None, description="Instead of the other's labels.")
