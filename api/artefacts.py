@@ -77,11 +77,7 @@ async def show_upload(artefact: UUID, desk: AtDesk, limit: Limit = 100) -> view.
 
 
 @router.post("/{artefact}/complete", summary="Complete an upload")
-async def complete_artefact(
-    artefact: UUID,
-    desk: AtDesk,
-    idempotency_key: IdempotencyKey = None,  # noqa: ARG001  # completing twice is completing, with or without it
-) -> view.Artefact:
+async def complete_artefact(artefact: UUID, desk: AtDesk, idempotency_key: IdempotencyKey = None) -> view.Artefact:
     """Check that S3 has exactly the announced bytes; from then on jobs can read the artefact.
 
     What was completed before is answered as it is. Where the bytes differ, they are removed, and the right ones can be
@@ -90,7 +86,11 @@ async def complete_artefact(
     store = desk.house.store
     upload = await desk.run(lambda session, caller: uploads.pending(session, caller, artefact))
     await desk.house.storing.run(uploads.settle, store, upload)
-    return await desk.run(lambda session, caller: artefact_view(uploads.confirm(session, caller, artefact), store))
+
+    def confirm(session: Session, caller: Caller) -> view.Artefact:
+        return artefact_view(uploads.confirm(session, caller, artefact, idempotency_key), store)
+
+    return await desk.run(confirm)
 
 
 @router.get("/{artefact}", summary="Look at an artefact")

@@ -316,8 +316,11 @@ def _verify_all(store: ArtefactStore, tree: Stored, files: Sequence[Stored]) -> 
         raise InvalidInput(f"{tree.name} is not the directory that was announced", complaints[:_MOST_COMPLAINTS])
 
 
-def confirm(session: Session, caller: Caller, artefact: UUID) -> Artefact:
-    """Record that an artefact's bytes have been verified."""
+def confirm(session: Session, caller: Caller, artefact: UUID, idempotency_key: str | None = None) -> Artefact:
+    """Record that an artefact's bytes have been verified. Doing it again is doing it once, with a key or without."""
+    if idempotency_key is not None:
+        digest = sha256(f"complete {artefact}".encode()).hexdigest()
+        idempotency.remember(session, caller.team, idempotency_key, digest, artefact)
     row = owned_row(session, Artefact, caller.team, artefact, lock=True)
     row.state = ArtefactState.READY
     artefacts.forget_uploads_of(session, artefact)
