@@ -15,6 +15,7 @@ from vlyard.errors import Complaint, InvalidInput
 from vlyard.files import ArtefactKind, Stored
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.spec import Spec
+from vlyard.jobs.verification import VerificationSpec
 from vlyard.models import named_in
 
 
@@ -34,7 +35,8 @@ def inputs_of(session: Session, company: Sequence[Claimed]) -> Inputs:
     for team, spec in specs:
         wanted.setdefault(team, set()).update(spec.inputs())
     for team, versions in models.items():
-        wanted.setdefault(team, set()).update(id for each in versions for id in _artefacts_of(each))
+        belonging = (id for each in versions for id in (*_artefacts_of(each), each.dataset) if id is not None)
+        wanted.setdefault(team, set()).update(belonging)
     found = [(team, row) for team, ids in wanted.items() if ids for row in artefacts.readable(session, team, ids)]
     return Inputs({(team, row.id): stored(row) for team, row in found}, models)
 
@@ -53,7 +55,10 @@ def checked_inputs(claimed: Claimed, spec: Spec, found: Inputs) -> Sequence[Stor
     if refused := trees - set(spec.trees()):
         # When the job was submitted this was an output that another job was yet to make.
         raise InvalidInput(f"the artefact {min(refused)} is a directory, and the job reads a file")
-    belonging = [id for each in _family_of(claimed, spec, found) for id in _artefacts_of(each) if id in own]
+    family = _family_of(claimed, spec, found)
+    belonging = [id for each in family for id in _artefacts_of(each) if id in own]
+    if isinstance(spec, VerificationSpec) and spec.dataset is None:
+        belonging += [each.dataset for each in family if each.dataset in own]  # which it asks both models about
     return [own[identity] for identity in dict.fromkeys((*wanted, *belonging))]
 
 

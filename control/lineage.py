@@ -9,6 +9,8 @@ from sqlalchemy.orm import Session
 from control import registry
 from db import lineage as stored
 from db.models import Artefact, Job, Model
+from vlyard.errors import NotFound
+from vlyard.jobs.export import ExportSpec, Provenance, Stage
 from vlyard.jobs.generation import ModelVersion
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.spec import Spec
@@ -16,6 +18,7 @@ from vlyard.lineage import Difference, Lineage, Measured, Piece, Step, differenc
 
 Named: TypeAlias = tuple[str, Model]  # with its team's name
 
+_SHOWN = 3  # evaluations, the newest, on the card of an export
 _EVALUATIONS = 50  # of each of two models, the newest, among which the same questions are looked for
 # What two evaluations may differ in and yet have asked the same: the model.
 _OWN = frozenset({"model", "adapter"})
@@ -53,6 +56,21 @@ def history(session: Session, team: UUID, text: str, before: UUID | None, limit:
         uses=tuple(_told(job, names) for job in uses[:limit]),
         next_cursor=str(uses[limit - 1].id) if len(uses) > limit else None,
     )
+
+
+def with_lineage(session: Session, team: UUID, spec: Spec) -> Spec:
+    """The specification of an export with where the version comes from that it takes out; others as they are."""
+    if not isinstance(spec, ExportSpec):
+        return spec
+    name = str(registry.version_of(session, team, spec.model) or "")
+    try:
+        told = history(session, team, name, None, _EVALUATIONS)
+    except NotFound:
+        return spec
+    evaluations = [step for step in told.uses if step.kind == "evaluation" and step.figures][:_SHOWN]
+    steps = (told.converted_by, told.checked_by, told.made_by, *reversed(evaluations))
+    stages = tuple(Stage(kind=step.kind, job=step.job, figures=step.figures) for step in steps if step)
+    return spec.model_copy(update={"lineage": Provenance(model=name, base=told.base, stages=stages)})
 
 
 def side_by_side(session: Session, team: UUID, left: Named, right: Named) -> Comparison:

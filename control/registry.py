@@ -54,6 +54,13 @@ def complaints(spec: Spec, where: str, there: Sequence[ModelVersion]) -> Iterato
     yield absent(name, there, f"{where}/spec/model")
 
 
+def version_of(session: Session, team: UUID, model: UUID | str) -> ModelVersion | None:
+    """The version that a specification names, by its name or by its artefact; None where that is none."""
+    if isinstance(model, UUID):
+        return next((each.name for each in registry.known(session, team, (), [model])), None)
+    return ModelVersion.read(model)
+
+
 def look(session: Session, team: UUID, text: str) -> tuple[str, Model]:
     """The version that is called so, with its team's name; raises `NotFound` with those that there are."""
     try:

@@ -8,8 +8,11 @@ from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from control.dependencies import Wanted
-from db import jobs
+from db import jobs, removals
+from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.state import State
+
+_MAKERS = tuple(kind.name for kind in KINDS.values() if kind.makes_model)
 
 
 def with_shares(wanted: Iterable[Wanted]) -> list[Wanted]:
@@ -29,10 +32,12 @@ def with_shares(wanted: Iterable[Wanted]) -> list[Wanted]:
 
 
 def stop_shares(session: Session, given_up: Sequence[UUID]) -> Sequence[tuple[UUID, UUID]]:
-    """Cancel what does a share of these jobs, which ended without success.
+    """Cancel what does a share of these jobs, which ended without success, and take back the models that shares made.
 
+    Nobody shall use one that was not proved.
     Returns the (job, team) of those that have ended with that; the others are stopped by their workers.
     """
+    removals.withdraw(session, given_up, _MAKERS)
     ended = []
     for job, team in jobs.lock_shares(session, given_up):
         if jobs.cancel_waiting(session, team, job):

@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 from control import dependencies, registry
 from control.accounts import Caller
 from control.dependencies import Plan, Wanted
+from control.lineage import with_lineage
 from control.sharding import with_shares
 from db import artefacts, idempotency, jobs
 from db.dependencies import insert_needs
@@ -26,12 +27,13 @@ from vlyard.files import ArtefactKind
 from vlyard.jobs.generation import ModelAlias, ModelVersion
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.ours import presumed
-from vlyard.jobs.spec import Reference
+from vlyard.jobs.spec import Reference, Spec
 from vlyard.jobs.view import Batch, Submission
 from vlyard.models import alias_in
 from vlyard.teams import Role
 
 _REFUSED = "the request is not valid"
+_MOST_JOBS = 10_000  # in one transaction, shares among them: more would not be stored within a statement's time
 
 Submitted = Job | NewJob  # what an earlier try of the request stored, as it is now; or what was stored just now
 
@@ -63,9 +65,13 @@ def submit_each(session: Session, requests: Sequence[Request]) -> Sequence[Submi
     Each has an answer of its own, and one that is refused harms no other. No job among them may wait for another one's
     output, or be one that several share: that locks rows, and everybody here would have to wait for them.
     """
-    asked = _with_versions(session, [(each.caller, Wanted(each.id, each.submission, "")) for each in requests])
+    given = [(each.caller, Wanted(each.id, each.submission, "")) for each in requests]
+    asked = _with_versions(session, given)
     facts = _facts(session, asked)
     refused = {wanted.id: fault for caller, wanted in asked if (fault := _fault(caller, wanted, facts))}
+    for _, wanted in given:  # as it was before VLyard set anything
+        if complaints := tuple(presumed(wanted.submission.spec, wanted.where)):
+            refused[wanted.id] = InvalidInput(_REFUSED, complaints)
     before = _made_before(session, requests, refused)
     nothing = Plan({}, {}, ())
     new = {
@@ -139,6 +145,9 @@ def accept(
         _admit(caller, each)
     presumptions = [complaint for each in wanted for complaint in presumed(each.submission.spec, each.where)]
     everyone = with_shares(each for _, each in _with_versions(session, [(caller, each) for each in wanted]))
+    if len(everyone) > _MOST_JOBS:
+        what = f"with their shares these are {len(everyone)} jobs, and {_MOST_JOBS} are accepted at once"
+        raise InvalidInput(_REFUSED, [Complaint("/jobs", what, "ask for fewer shards, or send several requests")])
     facts = _facts(session, [(caller, each) for each in everyone])
     complaints = dict.fromkeys(complaint for each in everyone for complaint in _complaints(caller.team, each, facts))
     plan = dependencies.plan(session, caller.team, everyone, names or {})
@@ -151,18 +160,35 @@ def accept(
 
 
 def _with_versions(session: Session, asked: Sequence[tuple[Caller, Wanted]]) -> Sequence[tuple[Caller, Wanted]]:
-    """The same with the versions for which the aliases stand that are named: what is stored is what will run."""
+    """The same with the versions for which the aliases stand that are named: what is stored is what will run.
+
+    An export of a version is told where that comes from.
+    """
     versions = registry.pointed_at(session, ((caller.team, wanted.submission.spec) for caller, wanted in asked))
-    if not versions:
-        return asked
-    return [(caller, _with_version(caller.team, wanted, versions)) for caller, wanted in asked]
+    pointed = ((caller, _with_version(caller.team, wanted, versions)) for caller, wanted in asked)
+    return [
+        (caller, _with_spec(wanted, _shared(caller, with_lineage(session, caller.team, wanted.submission.spec))))
+        for caller, wanted in pointed
+    ]
 
 
 def _with_version(team: UUID, wanted: Wanted, versions: Mapping[tuple[UUID, ModelAlias], str]) -> Wanted:
     alias = alias_in(wanted.submission.spec)
     if alias is None or (team, alias) not in versions:
         return wanted
-    spec = wanted.submission.spec.model_copy(update={"model": versions[team, alias]})
+    return _with_spec(wanted, wanted.submission.spec.model_copy(update={"model": versions[team, alias]}))
+
+
+def _shared(caller: Caller, spec: Spec) -> Spec:
+    """The specification with what was left open: what an administrator imports is for every team, others' is not."""
+    if getattr(spec, "shared", False) is not None:
+        return spec
+    return spec.model_copy(update={"shared": caller.role is Role.ADMIN})
+
+
+def _with_spec(wanted: Wanted, spec: Spec) -> Wanted:
+    if spec is wanted.submission.spec:
+        return wanted
     return replace(wanted, submission=wanted.submission.model_copy(update={"spec": spec}))
 
 
@@ -223,7 +249,7 @@ def _fault(caller: Caller, wanted: Wanted, facts: _Facts) -> VLyardError | None:
         _admit(caller, wanted)
     except Forbidden as error:
         return error
-    complaints = (*presumed(wanted.submission.spec, wanted.where), *_complaints(caller.team, wanted, facts))
+    complaints = tuple(_complaints(caller.team, wanted, facts))
     return InvalidInput(_REFUSED, complaints) if complaints else None
 
 

@@ -20,11 +20,12 @@ from vlyard.jobs.generation import ModelVersion
 
 
 class Known(NamedTuple):
-    """A version, and the artefacts of it and of its base."""
+    """A version, and the artefacts of it, of its base and of what it learned from."""
 
     name: ModelVersion
     artefact: UUID
     base_artefact: UUID | None
+    dataset: UUID | None
 
 
 class NewVersion(NamedTuple):
@@ -80,8 +81,10 @@ def known(
     numbered = [(each.name, each.version) for each in names]
     asked = or_(tuple_(Model.name, Model.version).in_(numbered), Model.artefact_id.in_(artefacts))
     query = usable(Model, team).join(Team, Team.id == Model.team_id).where(asked)
-    columns = (Team.name, Model.name, Model.version, Model.artefact_id, Model.base_artefact_id)
-    found = [Known(ModelVersion(*row[:3]), *row[3:]) for row in session.execute(query.with_only_columns(*columns))]
+    dataset = Model.manifest["dataset"].astext
+    columns = (Team.name, Model.name, Model.version, Model.artefact_id, Model.base_artefact_id, dataset)
+    rows = session.execute(query.with_only_columns(*columns))
+    found = [Known(ModelVersion(*row[:3]), row[3], row[4], UUID(row[5]) if row[5] else None) for row in rows]
     wanted = set(artefacts)
     return [each for each in found if each.name in names or each.artefact in wanted]
 

@@ -66,6 +66,16 @@ def remove(session: Session, model: Model) -> None:
         session.execute(insert(Removal).values(key=row.key, kind=row.kind))
 
 
+def withdraw(session: Session, jobs: Iterable[UUID], kinds: Iterable[str]) -> None:
+    """Forget the trees that jobs of these kinds made as shares of these jobs, unless a version is one of them."""
+    shares = select(Job.id).where(Job.part_of.in_(list(jobs)), Job.kind.in_(list(kinds)))
+    needed = exists().where(or_(Model.artefact_id == Artefact.id, Model.base_artefact_id == Artefact.id))
+    unproved = delete(Artefact).where(Artefact.job_id.in_(shares), Artefact.kind == ArtefactKind.TREE, ~needed)
+    gone = session.execute(unproved.returning(Artefact.key, Artefact.kind)).all()
+    if gone:
+        session.execute(insert(Removal), [{"key": row.key, "kind": row.kind} for row in gone])
+
+
 def lock_leftovers(session: Session, limit: int) -> Sequence[Leftover]:
     """What deleted artefacts left, the oldest first, without what another process has locked."""
     query = select(Removal.key, Removal.kind).order_by(Removal.asked_at).limit(limit).with_for_update(skip_locked=True)

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from control import lifecycle
+from control import lifecycle, submit
+from control.accounts import Caller
 from control.inputs import checked_inputs, inputs_of, names_of
 from control.lifecycle import Ending, Rules
 from control.retrying import Backoff
@@ -23,6 +24,8 @@ from tests.system import System
 from vlyard.errors import InvalidInput
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.state import State
+from vlyard.jobs.view import Submission
+from vlyard.teams import Role
 
 RULES = Rules(30, Backoff(0, 0), Random(1))
 
@@ -158,6 +161,37 @@ def test_a_job_that_names_a_version_gets_its_artefact_and_what_it_stands_on(data
             belonging = {again.artefact_id, tuned.artefact_id, whole.artefact_id}
             assert files[0].id == dataset
             assert {file.id for file in files[1:]} == belonging
+
+
+def test_a_verification_gets_the_dataset_that_its_model_learned_from_where_the_team_can_read_it(
+    database: Database,
+) -> None:
+    with database.transaction() as session:
+        team, worker = rows.team(session, "vision"), rows.worker(session)
+        dataset = made(session, team, worker, name="data").artefact_id
+        made(session, team, worker, name="street", dataset=str(dataset))
+        made(session, team, worker, name="lost")  # whose dataset is not there any more
+        export = made(session, team, worker, name="export").artefact_id
+        for name, asked_about in (("street", dataset), ("lost", None)):
+            told = {"kind": "verification", "export": str(export), "model": f"vision/{name}:1"}
+            reader = Claimed(uuid4(), 1, team, "verification", told, None)
+            spec = KINDS["verification"].spec.model_validate(told)
+            read = {file.id for file in checked_inputs(reader, spec, inputs_of(session, [reader]))}
+            assert (dataset in read) == (asked_about is not None)
+
+
+def test_an_export_of_a_version_is_told_where_that_comes_from(database: Database) -> None:
+    with database.transaction() as session:
+        team, worker = rows.team(session, "vision"), rows.worker(session)
+        model = made(session, team, worker, name="street")
+        for named in ("vision/street:1", str(model.artefact_id)):
+            wanted = Submission.model_validate({"spec": {"kind": "export", "model": named, "verify": False}})
+            job = submit.submit(session, Caller(team, Role.MEMBER), wanted, None)
+            assert job.spec["lineage"] == {
+                "model": "vision/street:1",
+                "base": "demo",
+                "stages": [{"kind": "training", "job": str(model.job_id), "figures": {"loss": 0.5}}],
+            }
 
 
 def test_jobs_of_one_message_get_each_their_own_models(database: Database) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from vlyard.jobs.conversion import NAME_PATTERN
 from vlyard.jobs.generation import MODEL_REPOSITORY, ModelId
@@ -19,6 +19,26 @@ from vlyard.jobs.verification import REPORT, Checked, VerificationSpec
 MODEL, SUMMARY = "model", "summary"  # the outputs' names, beside the verification's report
 Format = Literal["safetensors", "int8", "int4", "gguf"]
 Dtype = Literal["bf16", "fp16", "fp32"]
+
+
+class Stage(BaseModel):
+    """A job of the history of a model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    job: UUID
+    figures: dict[str, float] = Field({}, description="The most telling numbers of its result.")
+
+
+class Provenance(BaseModel):
+    """Where a version of a model comes from, as its card tells it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str = Field(description="The version.")
+    base: str = Field(description="What it was made of.")
+    stages: tuple[Stage, ...] = Field((), description="From the conversion of its dataset to its evaluations.")
 
 
 class ExportSpec(Spec):
@@ -38,7 +58,9 @@ class ExportSpec(Spec):
     shard_bytes: int = Field(5_000_000_000, ge=1_000_000, description="The largest file of weights.")
 
     dataset: ArtefactId | None = Field(
-        None, description="A converted dataset, about whose pictures both models are asked; default: drawn pictures."
+        None,
+        description="A converted dataset, about whose pictures both models are asked; default: the one that the model "
+        "learned from where that is still there, else drawn pictures.",
     )
     samples: int = Field(8, ge=1, le=1_000, description="How many questions that takes.")
     verify: bool = Field(True, description="Do not succeed before the export was loaded and compared.")
@@ -54,6 +76,7 @@ class ExportSpec(Spec):
     )
     private: bool = Field(True, description="Make the repository a private one, where it has to be made.")
 
+    lineage: Provenance | None = Field(None, description="Set by VLyard: where the version comes from, for its card.")
     written: ArtefactId | None = Field(None, description="Set by VLyard: what another job has written.")
     summary: ArtefactId | None = Field(None, description="Set by VLyard: what that job said of it.")
     verified: ArtefactId | None = Field(None, description="Set by VLyard: the report of what was written.")
@@ -64,8 +87,6 @@ class ExportSpec(Spec):
             raise ValueError("push_to and repository belong together: give both or neither")
         if self.dtype is not None and self.format != "safetensors":
             raise ValueError("dtype is for format safetensors: the other formats have their own")
-        if self.format == "gguf" and self.verify:
-            raise ValueError("transformers does not load gguf, so it cannot be verified: set verify to false")
         if self.name is not None and self.format != "safetensors":
             raise ValueError("only whole weights (format safetensors) become a version that jobs can use: give no name")
         return self
@@ -88,6 +109,8 @@ class ExportSpec(Spec):
             adapter=self.adapter,
             dataset=self.dataset,
             samples=self.samples,
+            dtype=(self.dtype or "base") if self.format == "safetensors" else self.format,
+            summary=Reference(f"job:{writing}/{SUMMARY}"),
         )
         return {writing: self.model_copy(update={"name": None}), verifying: verification}
 
