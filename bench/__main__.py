@@ -27,7 +27,7 @@ from bench import (
     training,
     waiters,
 )
-from bench.figure import Figure, fsync_seconds
+from bench.figure import Figure, fsync_seconds, number
 from bench.stage import Stage, staged
 
 FIGURES: Mapping[str, Callable[[Stage], Sequence[Figure]]] = {
@@ -71,10 +71,10 @@ def _cells(figure: Figure) -> Sequence[str]:
     sign = "≥" if figure.better == "more" else "≤"
     return (
         f"{figure.name} ({figure.better} is better)",
-        f"{figure.ours:,.1f} {figure.unit}",
-        f"{figure.baseline:,.1f} {figure.unit}",
+        f"{number(figure.ours)} {figure.unit}",
+        f"{number(figure.baseline)} {figure.unit}",
         figure.baseline_name,
-        f"{figure.ratio:.2f} ×",
+        f"{number(figure.ratio)} ×",
         "" if figure.bar is None else f"{sign} {figure.bar:.2f} ×",
         {True: "met", False: "MISSED", None: ""}[figure.met],
     )

@@ -38,6 +38,13 @@ class Figure:
         return self.ratio >= self.bar if self.better == "more" else self.ratio <= self.bar
 
 
+def number(value: float) -> str:
+    """With three significant digits, and whole from a hundred on: 0.680, 5.23, 1,234."""
+    if not value or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
 def in_turns(*ways: Callable[[], float]) -> Sequence[float]:
     """The median of each way, measured by turns so that a noisy machine is noisy for all; the first turn warms up."""
     for way in ways:

@@ -6,7 +6,7 @@ import pytest
 
 from bench import features
 from bench.__main__ import FIGURES
-from bench.figure import Figure
+from bench.figure import Figure, number
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -23,6 +23,22 @@ def test_every_figure_says_what_its_baseline_is(name: str) -> None:
 def test_a_bar_is_met_from_the_side_that_is_better(better: str, ours: float, bar: float, met: bool) -> None:
     assert Figure("name", "unit", better, ours, "baseline", 100, bar).met is met
     assert Figure("name", "unit", better, ours, "baseline", 100).met is None
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.6796, "0.680"),
+        (0.155, "0.155"),
+        (0.00421, "0.00421"),
+        (5.234, "5.23"),
+        (52.34, "52.3"),
+        (1234.5, "1,234"),
+        (0, "0"),
+    ],
+)
+def test_a_number_is_told_with_three_digits_however_small_it_is(value: float, said: str) -> None:
+    assert number(value) == said
 
 
 def test_the_model_that_looks_once_has_the_proportions_of_the_real_one() -> None:

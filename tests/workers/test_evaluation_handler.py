@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from control.settings import Settings
 from tests.workers.desks import Desk
 from vlyard.demo.shapes import draw_dataset
 from vlyard.errors import Cancelled, InvalidInput
@@ -20,7 +21,7 @@ from vlyard.jobs.conversion import ConversionOptions
 from vlyard.jobs.evaluation import EvaluationResult, EvaluationSpec
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.prediction import PredictionSpec
-from workers.asking import Models
+from workers.asking import Models, make_models
 from workers.evaluation import evaluate, run
 from workers.prediction import predict
 
@@ -257,6 +258,25 @@ def test_labels_are_ignored_or_renamed_where_that_is_asked_for(desk: Desk, conve
     assert Made(desk, dataset, aliases=aliases).result.at_50.f1.value == 0
 
 
+def test_neither_the_order_of_pictures_nor_the_size_of_batches_changes_a_figure(
+    desk: Desk, converted: Path, tmp_path: Path
+) -> None:
+    together = Made(desk, desk.lay_down(converted, "converted"))
+    for split in ("train", "val"):
+        path, samples = samples_of(converted, split)
+        path.write_text(json.dumps(samples[::-1]))
+    desk.models = make_models(Settings(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", batch_rows=1))
+
+    alone = Made(desk, desk.lay_down(converted, "turned"))
+
+    desk.models.warm.unload()
+    left_out = {"artefacts", "model"}
+    assert alone.result.model_dump(exclude=left_out) == together.result.model_dump(exclude=left_out)
+    one, other = ({line["picture"]: line["answer"] for line in made.lines} for made in (together, alone))
+    assert one == other
+    assert [line["picture"] for line in together.lines] != [line["picture"] for line in alone.lines]
+
+
 def test_two_evaluations_are_compared_by_their_lines(desk: Desk, converted: Path, tmp_path: Path) -> None:
     dataset = desk.lay_down(converted, "converted")
     for name, more in (("a", {"model": "untrained", "max_new_tokens": 20}), ("b", {})):
@@ -267,6 +287,8 @@ def test_two_evaluations_are_compared_by_their_lines(desk: Desk, converted: Path
     assert found.questions == 8
     assert len(found.changed) == found.after.true_positives > 6
     assert all(change.f1_delta > 0 for change in found.changed)
+    pictures = {line["picture"] for line in map(json.loads, (tmp_path / "b").read_text().splitlines())}
+    assert {change.picture for change in found.changed} <= pictures
 
 
 # --- nothing to measure ---------------------------------------------------------------------------------------

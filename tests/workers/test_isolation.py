@@ -17,6 +17,9 @@ from vlyard.demo.shapes import draw_dataset
 from vlyard.errors import Cancelled, ChildDied
 from vlyard.files import Stored, sha256_of
 from vlyard.formats.archive import pack
+from vlyard.formats.convert import convert
+from vlyard.jobs.conversion import ConversionOptions
+from workers.context import Checkpoint
 from workers.isolation import Assignment, HandlerFailed, run_isolated
 from workers.lease import Hold
 
@@ -138,6 +141,34 @@ def test_a_child_that_ignores_the_request_to_stop_is_killed_after_its_grace(
         run_isolated(assignment, hold, GRACE_SECONDS)
     stopper.join()
     assert time.monotonic() - began < 60
+    assert not _children()
+
+
+@pytest.mark.usefixtures("child_environment")
+def test_a_training_that_is_cancelled_leaves_a_checkpoint_and_no_child(
+    system: System, hold: Hold, tmp_path: Path
+) -> None:
+    # given a training that would go on for hours, and makes no checkpoint by itself
+    draw_dataset(tmp_path / "drawn", count=4, seed=1, side=64)
+    convert(tmp_path / "drawn", tmp_path / "made", ConversionOptions(), lambda *_: None)
+    pack(tmp_path / "made", tmp_path / "made.zip")
+    given = _assignment(system, tmp_path / "made.zip", tmp_path / "scratch")
+    endless = {"max_steps": 100_000, "checkpoint_steps": 100_000, "micro_batch": 1, "accumulation": 1}
+    spec = {"kind": "training", "dataset": str(given.inputs[0].id), **endless}
+    assignment = given.model_copy(update={"kind": "training", "spec": spec})
+    kept: list[Checkpoint] = []
+
+    def cancel_after_a_step() -> None:
+        eventually(lambda: "step" in str(hold.take_progress()), 120, "a step")
+        hold.stop(Cancelled())
+
+    canceller = threading.Thread(target=cancel_after_a_step)
+    canceller.start()
+    # when it is cancelled, then it is, with what it had learned by then in the store
+    with pytest.raises(Cancelled):
+        run_isolated(assignment, hold, 60, kept=kept.append)
+    canceller.join()
+    assert [each.step >= 1 for each in kept] == [True]
     assert not _children()
 
 
