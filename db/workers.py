@@ -68,6 +68,11 @@ def beat(session: Session, worker: UUID) -> bool:
     return bool(session.execute(beating.returning(Worker.draining)).scalar_one_or_none())
 
 
+def seat(session: Session, worker: UUID, slots: int) -> None:
+    """Send the worker so many messages at a time from now on."""
+    session.execute(update(Worker).where(Worker.id == worker).values(slots=slots))
+
+
 def is_draining(session: Session, worker: UUID) -> bool:
     """Whether the worker is to take nothing more."""
     return bool(session.scalar(select(Worker.draining).where(Worker.id == worker)))

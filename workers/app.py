@@ -90,7 +90,7 @@ def work(settings: Settings, post: Post) -> None:
     rules = rules_from(settings)
     completer = Completer(database, worker, rules, lambda: bell.strike(*Channel))
     store, secrets = ArtefactStore(settings), secrets_of(settings)
-    runner = Runner(worker, database, store, keeper, completer, settings, rules, secrets, _unload)
+    runner = Runner(worker, database, store, keeper, completer, settings, rules, secrets, _unload, post.slots)
     keeper.start()
     bell.start()
     completer.start()
@@ -134,7 +134,7 @@ def _consume(app: Celery, post: Post, runner: Runner, taps: Taps) -> None:
 def _add_task(app: Celery, kind: str, runner: Runner) -> None:
     @app.task(name=kind, throws=(AttemptFailed,))  # type: ignore[untyped-decorator]  # Celery has no types
     def answer(pairs: Sequence[tuple[str, int]]) -> None:
-        endings = runner.run([(UUID(job), attempt) for job, attempt in pairs])
+        endings = runner.answer(kind, [(UUID(job), attempt) for job, attempt in pairs])
         failed = [ending for ending in endings if ending.outcome is not Outcome.SUCCEEDED]
         if failed:
             first = failed[0].failure.message if failed[0].failure else failed[0].outcome

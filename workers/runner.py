@@ -28,7 +28,6 @@ from control.lifecycle import Ending, Rules
 from control.resuming import Resumption, resumptions
 from control.settings import Settings
 from db import queue, workers
-from db import workers
 from db.leases import Claimed
 from db.models import Outcome
 from db.queue import Pair

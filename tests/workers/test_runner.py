@@ -2,13 +2,17 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 import torch
 
+from control import submit
 from control.rules import rules_from
 from db import queue, workers
 from db.models import Outcome
@@ -16,6 +20,9 @@ from tests.system import System
 from vlyard.errors import Cancelled
 from vlyard.jobs.inference import InferenceResult
 from vlyard.jobs.kinds import KINDS, Device, Isolation
+from vlyard.jobs.state import State
+from vlyard.jobs.view import Submission
+from vlyard.jobs.state import State
 from workers.asking import own_models
 from workers.completer import Completer
 from workers.lease import LeaseKeeper
@@ -104,6 +111,21 @@ def test_a_process_that_needs_the_card_begins_when_models_that_nobody_asks_have_
     assert unloaded == ["all"]
 
 
+def test_a_job_that_runs_longer_than_was_asked_for_is_stopped_and_says_so(system: System, runner: Runner) -> None:
+    wanted = Submission.model_validate({"spec": {"kind": "noop", "seconds": 60}, "max_runtime": 0.5})
+    with system.database.transaction() as session:
+        job = submit.submit(session, system.caller(), wanted, None).id
+        queue.dispatch(session, [[job]])
+    runner.keeper.start()
+    [ending] = runner.run([(job, 1)])
+    runner.keeper.stop()
+    assert ending.failure is not None
+    assert (ending.outcome, ending.failure.code) == (Outcome.FAILED, "time_limit_exceeded")
+    assert 0.5 <= (ending.spent or 0) < 30
+    row = system.ended(job)
+    assert (row.state, row.attempt, (row.error or {})["code"]) == (State.FAILED, 1, "time_limit_exceeded")
+
+
 @pytest.mark.usefixtures("children_that_cannot_begin")
 @pytest.mark.parametrize("kind", ["noop", "training_check"])
 def test_what_needs_no_card_or_runs_beside_the_models_leaves_them(
@@ -111,3 +133,58 @@ def test_what_needs_no_card_or_runs_beside_the_models_leaves_them(
 ) -> None:
     run(system, runner, kind=kind)
     assert unloaded == []
+
+
+# --- the card -------------------------------------------------------------------------------------------------
+
+
+def dispatched(system: System, kind: str = "training") -> UUID:
+    caller = system.caller()
+    job = system.submit(caller, kind=kind, dataset=str(system.upload(caller, "data.zip", b"not an archive")))
+    with system.database.transaction() as session:
+        queue.dispatch(session, [[job]])
+    return job
+
+
+def slots(system: System) -> list[int]:
+    with system.database.transaction() as session:
+        return [each.slots for each in workers.living(session, "default", 60)]
+
+
+@pytest.mark.usefixtures("children_that_cannot_begin")
+def test_a_process_has_the_card_alone_and_what_comes_meanwhile_waits_unclaimed(system: System, runner: Runner) -> None:
+    # given a worker of two slots, one of which answers a question
+    runner = replace(runner, slots=2)
+    job = dispatched(system)
+    with ThreadPoolExecutor(2) as threads:
+        with runner.card.shared(lambda: False):
+            # when a training comes, it waits, and is nobody's yet
+            training = threads.submit(runner.answer, "training", [(job, 1)])
+            time.sleep(0.5)
+            assert system.job(job).state is State.DISPATCHED
+            # and a question that comes after it waits for it
+            later = runner.card.shared(lambda: False)
+            entered = threads.submit(later.__enter__)
+            time.sleep(0.3)
+            assert not entered.done()
+        # then it runs, and the question after it, and the worker has its slots again
+        [ending] = training.result(60)
+        assert ending.outcome is Outcome.FAILED
+        assert entered.result(60) is True
+        later.__exit__(None, None, None)
+    assert slots(system) == [2]
+
+
+def test_while_a_process_has_the_card_no_message_comes_for_another_slot(system: System, runner: Runner) -> None:
+    runner = replace(runner, slots=2)
+    with runner._narrow():
+        assert slots(system) == [1]
+    assert slots(system) == [2]
+
+
+def test_a_worker_that_leaves_waits_for_no_card_and_claims_nothing(system: System, runner: Runner) -> None:
+    job = dispatched(system)
+    with runner.card.alone(lambda: False):
+        runner.leaving.set()
+        assert runner.answer("training", [(job, 1)]) == []
+    assert system.job(job).state is State.DISPATCHED

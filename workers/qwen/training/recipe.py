@@ -29,7 +29,7 @@ class OneCard(TrainingArguments):
 
     @property
     def n_gpu(self) -> int:
-        return min(super().n_gpu, 1)
+        return min(int(super().n_gpu), 1)
 
 
 def batch_of(spec: TrainingSpec, halved: int) -> Batch:
@@ -107,11 +107,12 @@ def shape_of_schedule(spec: TrainingSpec, steps: int) -> Shape:
     The first of these steps learns nothing, so that few steps have none.
     """
     warm = int(spec.warmup * steps)
-    own: dict[str, Any] = {
+    shapes: dict[str, dict[str, Any]] = {
         "warmup_stable_decay": {"num_decay_steps": math.ceil(spec.decay * steps)},
         "cosine_with_min_lr": {"min_lr_rate": spec.lowest},
         "cosine_warmup_with_min_lr": {"min_lr_rate": spec.lowest},
         "greedy": {"min_lr": spec.lowest * spec.highest_rate, "max_lr": spec.highest_rate},
-    }.get(spec.schedule, {})
+    }
+    own = shapes.get(spec.schedule, {})
     # transformers' own does not warm up.
     return Shape("constant_with_warmup" if spec.schedule == "constant" and warm else spec.schedule, warm, own)

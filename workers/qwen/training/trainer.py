@@ -40,7 +40,7 @@ class WholeTrainer(Trainer):
 
     def _run_epoch(self, *words: Any, **given: Any) -> None:
         if not self.control.should_training_stop:
-            super()._run_epoch(*words, **given)
+            super()._run_epoch(*words, **given)  # type: ignore[no-untyped-call]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
