@@ -1,12 +1,14 @@
-"""One conversion in a process of its own, and how much memory it and its helpers held at most."""
+"""One conversion in a process of its own: how long it takes, and how much memory it and its helpers hold at most."""
 
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
+from bench.tutorial import write_samples
 from vlyard.formats.convert import convert
 from vlyard.jobs.conversion import ConversionOptions
 
@@ -19,10 +21,19 @@ def run(source: Path, output: Path, check: str, processes: int, to: str = "share
     convert(source, output, options, lambda *_: None, pictures="keep", processes=processes)
 
 
+def seconds_alone(source: Path, output: Path, way: str, processes: int = 1) -> float:
+    """How long a fresh process needs, once it has imported everything; `way` is a check, or `tutorial` for the loop."""
+    done = subprocess.run(_words(source, output, way, processes), check=True, stdout=subprocess.PIPE)
+    return float(done.stdout)
+
+
+def _words(source: Path, output: Path, way: str, processes: int) -> Sequence[str]:
+    return [sys.executable, "-m", "bench.converting", str(source), str(output), way, str(processes)]
+
+
 def peak_mebibytes(source: Path, output: Path, check: str, processes: int) -> float:
     """The most that a fresh process and its children held together: what is shared among them counts once."""
-    words = [sys.executable, "-m", "bench.converting", str(source), str(output), check, str(processes)]
-    with subprocess.Popen(words) as child:
+    with subprocess.Popen(_words(source, output, check, processes), stdout=subprocess.DEVNULL) as child:
         root, most = psutil.Process(child.pid), 0
         while child.poll() is None:
             most = max(most, _held(root))
@@ -42,5 +53,14 @@ def _held(root: psutil.Process) -> int:
     return total
 
 
+def _timed(source: Path, output: Path, way: str, processes: int) -> float:
+    began = time.perf_counter()
+    if way == "tutorial":
+        write_samples(source, output)
+    else:
+        run(source, output, way, processes)
+    return time.perf_counter() - began
+
+
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    print(_timed(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])))

@@ -16,9 +16,9 @@ from vlyard.formats.picture import SUFFIXES
 _DESCRIBING = frozenset({".yaml", ".yml", ".data", ".labels", ".names"})
 _NAMES = frozenset({"classes.txt"})  # beside thousands of labels that end like it
 _LEFTOVERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
-# Folders whose names are remembered: pictures and their labels are listed several times while a set is recognised and
-# read, and what a folder holds stays the same meanwhile.
-_LATELY = 2
+# Pictures and their labels are listed several times while a set is recognised and read, and what a folder holds stays
+# the same meanwhile: so many names are remembered, or those of two folders.
+_REMEMBERED = 50_000
 
 
 def is_picture(path: Path | str) -> bool:
@@ -81,9 +81,9 @@ class Tree:
                         (inner if entry.is_dir() else files).append(name)
             files.sort()
             inner.sort()
-            while len(self._lately) >= _LATELY:
-                del self._lately[next(iter(self._lately))]
             known = self._lately[folder] = files, inner
+            while len(self._lately) > 2 and sum(len(names) for names, _ in self._lately.values()) > _REMEMBERED:
+                del self._lately[next(iter(self._lately))]
         return known
 
     @cached_property
