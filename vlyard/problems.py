@@ -55,7 +55,17 @@ def document(
 
 def refusal(faults: Iterable[Mapping[str, Any]]) -> errors.InvalidInput:
     """What to say of a request that pydantic refuses; `faults` are its errors, located below `body`, `query` or so."""
-    return errors.InvalidInput("the request is not valid", [_complaint(fault) for fault in faults])
+    return errors.InvalidInput("the request is not valid", complaints_of(faults))
+
+
+def complaints_of(faults: Iterable[Mapping[str, Any]]) -> list[Complaint]:
+    """What to say of pydantic's errors, located below `body`, `query` or so, one by one.
+
+    A list of which nothing is left, because all that is in it is faulty, is no fault of its own.
+    """
+    every = list(faults)
+    within = {fault["loc"][:length] for fault in every for length in range(len(fault["loc"]))}
+    return [_complaint(fault) for fault in every if fault["type"] != "too_short" or fault["loc"] not in within]
 
 
 def _complaint(fault: Mapping[str, Any]) -> Complaint:

@@ -190,6 +190,7 @@ def test_other_results_are_shown_as_names_and_values(api: SmallApi) -> None:
     ("words", "said"),
     [
         (("inference", "--image", "absent.jpg", "--prompt", "a"), "--image: there is no file or folder absent.jpg"),
+        (("inference", "--image", "", "--prompt", "a"), "--image: it names no file or folder"),
         (("inference", "--image", ".", "--prompt", "a"), "is a folder, and this takes a file"),
         (("inference", "--image", "job:nonsense", "--prompt", "a"), "--image: 'job:nonsense' does not fit"),
         (("inference", "--prompt", "a", "--preset", "describe"), "give a prompt or a preset, not both"),

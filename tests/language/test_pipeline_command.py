@@ -108,7 +108,11 @@ def test_one_command_that_tunes_prints_its_jobs_for_programs_also_where_one_of_t
         ("jobs: [{spec: {kind: inference, image: 'file:.', prompt: a}}]", "is a folder, and this takes a file"),
         ("jobs: [{spec: {kind: conversion}}]", "source"),
         ("jobs: []", "/jobs"),
-        ("- kind: noop", "valid"),
+        ("jobs: [{spec: {kind: conversion, source: 'file:'}}]", "it names no file or folder"),
+        ("jobs: [{spec: {kind: dancing}}]", "/jobs/0/spec/kind: there is no kind 'dancing' (use one of 'conversion'"),
+        ("jobs: [{spec: {kind: noop}, nam: a}]", "/jobs/0/nam: there is no such field"),
+        ("- kind: noop", "there is no list of jobs (write `jobs:`"),
+        ("kind: noop", "submit this one job with: vlyard submit"),
     ],
 )
 def test_a_pipeline_that_is_none_is_refused_before_anything_is_sent(
@@ -118,7 +122,7 @@ def test_a_pipeline_that_is_none_is_refused_before_anything_is_sent(
 
     ran = run(api, "run", tmp_path / "wrong.yaml")
 
-    assert ran.returncode == 2
+    assert (ran.returncode, "at least 1 item" in ran.stderr) == (2, text == "jobs: []")
     assert said in ran.stderr
     assert api.asked == []
 

@@ -121,8 +121,8 @@ def named_paths(kind: Kind, values: Mapping[str, Any]) -> Mapping[Path, str]:
     """The files and folders that the options name instead of artefacts, and the option that names each."""
     places: dict[Path, str] = {}
     for name, field in _artefact_fields(kind):
-        value = values.get(name) or ()
-        for text in value if isinstance(value, list | tuple) else (value,):
+        value = values.get(name)
+        for text in value if isinstance(value, list | tuple) else () if value is None else (value,):
             if not _is_known(text, field):
                 places.setdefault(located(text, option(name), fix=_FIX), option(name))
     return places

@@ -16,7 +16,7 @@ from vlyard.cli.reading import read
 from vlyard.cli.sending import located, refuse_folders, uploaded
 from vlyard.client import Client
 from vlyard.client.problems import invalid
-from vlyard.errors import Cancelled, Complaint, JobFailed
+from vlyard.errors import Cancelled, Complaint, InvalidInput, JobFailed
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Batch, Entry, Job
 
@@ -32,6 +32,7 @@ def run(
 ) -> None:
     """Run the jobs of a file, each as soon as what it needs is there; fail if any of them fails."""
     data, where = read(pipeline)
+    _expect_jobs(data, where)
     texts: dict[str, str] = {}
     marked = _checked(_each_text(data, lambda text: _mark(text, texts)), where)
     folder = Path() if pipeline == "-" else Path(pipeline).parent
@@ -57,6 +58,15 @@ def followed(client: Client, entries: Sequence[Entry]) -> Sequence[Job]:
     except KeyboardInterrupt:
         print("\nthe jobs go on: `vlyard jobs` lists them, `vlyard watch ID` follows one", file=sys.stderr)
         raise
+
+
+def _expect_jobs(data: object, where: str) -> None:
+    if not isinstance(data, Mapping) or not isinstance(data.get("jobs"), list):
+        lone = isinstance(data, Mapping) and "kind" in data
+        fix = (
+            f"submit this one job with: vlyard submit {where}" if lone else "write `jobs:`, and below it `- spec:` each"
+        )
+        raise InvalidInput(f"{where} is no pipeline", [Complaint("/jobs", "there is no list of jobs", fix)])
 
 
 def _checked(data: object, where: str) -> Batch:

@@ -20,8 +20,9 @@ from vlyard.jobs.spec import Spec
 def located(text: str, where: str, folder: Path = Path(), fix: str = "") -> Path:
     """The file or folder that a text names, with one path for each. Raises `InvalidInput` where there is none."""
     path = folder / Path(text).expanduser()
-    if not path.exists():
-        raise InvalidInput("A file is missing", [Complaint(where, f"there is no file or folder {text}", fix)])
+    if not text or not path.exists():  # an empty text would be the folder itself
+        named = f"there is no file or folder {text}" if text else "it names no file or folder"
+        raise InvalidInput("A file is missing", [Complaint(where, named, fix)])
     return path.resolve()
 
 

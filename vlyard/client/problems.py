@@ -1,12 +1,13 @@
 """From what an HTTP server answers back to the error tree. Knows problem documents, and nothing of jobs or tries."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from vlyard.errors import Complaint, InvalidInput, Unavailable, UserError, VLyardError
-from vlyard.problems import without_tags
+from vlyard.problems import complaints_of
 
 GATEWAY_TROUBLE = frozenset({502, 503, 504})
 
@@ -79,7 +80,7 @@ def shown(url: httpx.URL) -> str:
 
 
 def invalid(error: ValidationError, what: str) -> InvalidInput:
-    """What pydantic says about a value, in our words: one complaint for each fault, by JSON pointer."""
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
-    complaints = [Complaint("/" + "/".join(map(str, without_tags(fault["loc"]))), fault["msg"]) for fault in faults]
+    """What pydantic says about a value, in the words in which the API would: a complaint a fault, by JSON pointer."""
+    faults = ({**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False))
+    complaints = [replace(each, where=each.where or "/") for each in complaints_of(faults)]
     return InvalidInput(f"{what} is not valid", complaints)
