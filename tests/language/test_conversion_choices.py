@@ -152,6 +152,7 @@ def test_pictures_are_copied_linked_or_left_where_they_are(tmp_path: Path, pictu
 
 def test_several_processes_write_what_one_writes(tmp_path: Path) -> None:
     source = _set(tmp_path, THREE + "0 0.05 0.5 0.2 0.4\nnonsense\n", count=40, empty=5)
+    write_set(source, {"images/9.jpg": picture(turned=6), "images/8.jpg": b"none", "labels/7.txt": "0 .5 .5 0 0\n"})
     for processes in (1, 2):
         converted(source, tmp_path / f"out{processes}", options(negatives=0.1, questions=2), processes=processes)
     names = sorted(path.relative_to(tmp_path / "out1") for path in (tmp_path / "out1").rglob("*") if path.is_file())

@@ -19,6 +19,7 @@ from tests.language.llama_factory import problems
 from tests.language.yolo_sets import BOX_OF_LINE, LINE, answers, converted, options, picture, write_set
 from vlyard.errors import InvalidInput
 from vlyard.formats.faults import Policy
+from vlyard.formats.tree import is_picture
 
 Files = dict[str, str | bytes]
 GOOD = "1 0.2 0.2 0.2 0.2\n"
@@ -315,7 +316,28 @@ def labelme(boxes: list[list[Numbers]]) -> Files:
     return {f"labels/{number}.json": one(number, of_one) for number, of_one in enumerate(boxes)}
 
 
-WRITTEN: tuple[Callable[[list[list[Numbers]]], Files], ...] = (yolo, coco, voc, labelme)
+def samples_of(boxes: list[list[Numbers]]) -> Files:
+    def one(number: int, of_one: list[Numbers]) -> dict[str, Any]:
+        across, down = 1000 / SIZE[0], 1000 / SIZE[1]
+        places = [[round(x1 * across), round(y1 * down), round(x2 * across), round(y2 * down)]
+                  for x1, y1, x2, y2 in of_one]  # fmt: skip
+        answer = json.dumps([{"bbox_2d": place, "label": "dog"} for place in places])
+        turns = [{"role": "user", "content": "<image>\nFind."}, {"role": "assistant", "content": answer}]
+        return {"messages": turns, "images": [f"../images/{number}.jpg"]}
+
+    return {"labels/samples.json": json.dumps([one(number, of_one) for number, of_one in enumerate(boxes)])}
+
+
+WRITTEN: tuple[Callable[[list[list[Numbers]]], Files], ...] = (yolo, coco, voc, labelme, samples_of)
+PICTURES = (
+    *[PICTURE] * 6, picture((90, 90)), saved("CMYK", "JPEG"), saved("I;16", "PNG"), picture(SIZE, turned=6),
+    saved("RGB", "WEBP", save_all=True, append_images=[RED]), saved("RGBA", "PNG"), PICTURE[:-200], b"",
+)  # fmt: skip
+NAMES_TOO = ("{0}.JPG", "{0}.png", "deep/{0}.jpg", "猫 {0}.jpg", "{0}.jpg.jpg")
+ROWS_TOO = ("1 .5 .5 .4 .4 .9", "1 .9 .5 .5 .4 .4", "1 .5 .5 .4 .4", "1 .5 .5 .4 .4", "1 20 15 20 15",
+            "1 .1 .1 .9 .1 .9 .9", "1 .5 .5 .4 .4 .5 .5 2", "7 .5 .5 .4 .4", "1 1.4 .5 .4 .4", "1 .5 .5 1.01 .4",
+            "1,.5,.5,.4,.4", "1 .5 .5 .00001 .4", "1 .5 .5 0 0")  # fmt: skip
+ABOUT_OBJECTS = {"point_alone", "too_small", "other_class"}  # rows of pictures that are written all the same
 LONG_INTEGER = labelme([[(0, 0, 20, 10**400)]])["labels/0.json"]
 BOXES = st.tuples(st.integers(0, 18), st.integers(0, 13), st.integers(20, 40), st.integers(15, 30))
 
@@ -348,9 +370,16 @@ MUTATIONS: tuple[Callable[[st.DrawFn, bytes], bytes], ...] = (
 
 @st.composite
 def faulty_sets(draw: st.DrawFn) -> Files:
-    """A set in one of the formats: up to four pictures, and up to four mutations of its files."""
+    """A set in one of the formats: up to four pictures, odd ones, and up to four mutations of its files."""
     boxes = draw(st.lists(st.lists(BOXES, min_size=1, max_size=3), min_size=2, max_size=4))
-    files = draw(st.sampled_from(WRITTEN))(boxes) | {f"images/{number}.jpg": PICTURE for number in range(len(boxes))}
+    files = draw(st.sampled_from(WRITTEN))(boxes)
+    for number in range(len(boxes)):
+        name = draw(st.sampled_from(NAMES_TOO)) if draw(st.integers(0, 5)) == 0 else "{0}.jpg"
+        files["images/" + name.format(number)] = draw(st.sampled_from(PICTURES))
+        rows = f"labels/{number}.txt"
+        if rows in files and draw(st.booleans()):
+            files[rows] = "\n".join([str(files[rows]), *draw(st.lists(st.sampled_from(ROWS_TOO), max_size=3))])
+            files |= {f"labels/{number}.TXT": "1 .5 .5 .4 .4"} if draw(st.integers(0, 9)) == 0 else {}
     for _ in range(draw(st.integers(0, 4))):
         file = draw(st.sampled_from(sorted(files)))
         content = files[file]
@@ -370,31 +399,48 @@ def rows_in(label: Path) -> int:
 
 @settings(max_examples=30, deadline=None)
 @example(labelme([[(0, 0, 20, 15)], [(5, 5, 20, 15)]]) | {"labels/0.json": LONG_INTEGER, "images/0.jpg": PICTURE,
-         "images/1.jpg": PICTURE}, "fix", "header")  # fmt: skip
-@given(faulty=faulty_sets(), policy=st.sampled_from(["fix", "skip"]), check=st.sampled_from(["header", "decode"]))
+         "images/1.jpg": PICTURE}, "fix", "header", "sharegpt")  # fmt: skip
+@given(
+    faulty=faulty_sets(),
+    policy=st.sampled_from(["fix", "fix", "skip", "strict"]),
+    check=st.sampled_from(["header", "header", "decode", "none"]),
+    to=st.sampled_from(["sharegpt"] * 4 + ["tutorial", "trl", "yolo", "coco", "voc"]),
+)
 def test_whatever_is_wrong_with_a_set_each_picture_and_annotation_is_accounted_for_once(
-    faulty: Files, policy: Policy, check: str
+    faulty: Files, policy: Policy, check: str, to: str
 ) -> None:
     with TemporaryDirectory() as folder:
         source, output = write_set(Path(folder) / "set", faulty), Path(folder) / "out"
         try:
-            _, report = converted(source, output, options(policy, check=check))
+            _, report = converted(source, output, options(policy, check=check, to=to), max_pixels=2_000)
         except InvalidInput:
             assert not output.exists()
             return
         rows = account(output, report)
+        assert policy != "strict" or not any(row["status"] == "refused" for row in rows)
+        names = [name for name in faulty if is_picture(name)]
+        out = [row["file"] for row in rows if row["status"] in {"refused", "ignored"} and row["file"] in names
+               and not ABOUT_OBJECTS & {*row["codes"]}]  # fmt: skip
+        assert len(out) == len({*out}), rows
+        kept = [name for name in names if name not in out]
+        assert report["totals"]["pictures"]["kept"] == len(kept)
+        written = [path for path in output.rglob("*") if path.is_file() and is_picture(path)]
+        assert len(written) == len(kept) + len(("statistics.png", "contact_sheet.png"))
+        counts = report["totals"]["annotations"]
+        if report["source"]["format"] == "yolo":
+            labels = (source / name for name in faulty if name.lower().endswith(".txt"))
+            assert counts["read"] == sum(map(rows_in, labels)), rows
+        if to != "sharegpt":
+            return
         told = answers(output)
-        for name in faulty:
-            if name.endswith(".jpg"):
-                out = [row for row in rows if row["file"] == name and row["status"] in {"refused", "ignored"}]
-                assert (f"images/{name}" in told) + len(out) == 1, (name, rows)
-        assert report["totals"]["pictures"]["kept"] == len(told)
+        assert {*told} == {f"images/{name}" for name in kept}
         for found in (found for objects in told.values() for found in objects):
             x1, y1, x2, y2 = found["bbox_2d"]
             assert 0 <= x1 <= x2 <= 1000, found
             assert 0 <= y1 <= y2 <= 1000, found
-        counts = report["totals"]["annotations"]
-        if report["source"]["format"] == "yolo":
-            assert counts["read"] == sum(map(rows_in, (source / name for name in faulty if name.endswith(".txt"))))
-        assert counts["kept"] <= sum(map(len, told.values())) <= counts["kept"] + counts["fixed"]
+        assert (
+            counts["kept"] - report["totals"]["spelling"]["said_again"]
+            <= sum(map(len, told.values()))
+            <= counts["kept"] + counts["fixed"]
+        )
         assert problems(output) == []

@@ -24,7 +24,7 @@ def test_the_format_that_is_named_is_the_one_that_is_read(tmp_path: Path) -> Non
         "answers": (16, 12, 20, 15),
     }  # fmt: skip
     files: dict[str, str | bytes] = {"images/0.jpg": picture()}
-    for (name, box), write in zip(boxes.items(), WRITTEN, strict=False):
+    for (name, box), write in zip(boxes.items(), WRITTEN[:4], strict=False):
         assert write.__name__ == name
         files |= write([[box]])
     answer = json.dumps([{"bbox_2d": [400, 400, 500, 500], "label": "dog"}])
@@ -71,10 +71,13 @@ def test_long_answers_are_split_or_refused_by_boxes_and_by_tokens(tmp_path: Path
     assert ([len(objects) for objects in told], report.samples, report.boxes) == ([2, 1, 1], 3, 4)
     first = samples(tmp_path / "split")[0]["messages"][0]["content"]
     assert any("\u3400" <= letter <= "\u9fff" for letter in first)
-    for refused, code in (({"max_boxes": 2}, "too_many_objects"), ({"max_answer_tokens": 60}, "answer_too_long")):
-        chosen = options(overflow="refuse", **refused)
-        _, report = converted(source, tmp_path / code, chosen, tokenizer=TOKENIZER)
-        (row,) = report["rows"]
+    by_boxes, by_tokens = (
+        options(overflow="refuse", max_boxes=2),
+        options(overflow="refuse", max_answer_tokens=60),
+    )
+    for refusing, code in ((by_boxes, "too_many_objects"), (by_tokens, "answer_too_long")):
+        _, written = converted(source, tmp_path / code, refusing, tokenizer=TOKENIZER)
+        (row,) = written["rows"]
         assert (row["file"], row["codes"], row["status"], row["annotations"]) == ("images/a.jpg", [code], "refused", 3)
         assert list(answers(tmp_path / code)) == ["images/images/b.jpg"]
 
