@@ -7,44 +7,31 @@ whoever reads the table knows what else the machine did meanwhile.
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import (
-    backlog,
-    bulk,
-    conversion,
-    features,
-    fetching,
-    inference,
-    latency,
-    learning,
-    merging,
-    post,
-    throughput,
-    training,
-    waiters,
-)
 from bench.figure import Figure, fsync_seconds, number
 from bench.stage import Stage, staged
 
-FIGURES: Mapping[str, Callable[[Stage], Sequence[Figure]]] = {
-    "post": post.measure,
-    "bulk": bulk.measure,
-    "throughput": throughput.measure,
-    "latency": latency.measure,
-    "backlog": backlog.measure,
-    "waiters": waiters.measure,
-    "conversion": conversion.measure,
-    "inference": inference.measure,
-    "features": features.measure,
-    "fetching": fetching.measure,
-    "merging": merging.measure,
-    "training": training.measure,
-    "learning": learning.measure,
-}
+# Each is a module here, which is imported when its turn has come: what one needs burdens no other.
+FIGURES = (
+    "post",
+    "bulk",
+    "throughput",
+    "latency",
+    "backlog",
+    "waiters",
+    "conversion",
+    "inference",
+    "features",
+    "fetching",
+    "merging",
+    "training",
+    "learning",
+)
 _ONLY_BY_NAME = frozenset({"learning"})  # too long for every time
 
 
@@ -61,10 +48,16 @@ def main() -> None:
     with staged() as stage:
         for name in names:
             began = time.perf_counter()
-            for figure in FIGURES[name](stage):
+            for figure in _measured(name, stage):
                 table.add_row(*_cells(figure))
+                console.print(" · ".join(filter(None, _cells(figure))))  # the table may be an hour away
             console.print(f"measured {name} in {time.perf_counter() - began:.0f} s", style="dim")
     console.print(table)
+
+
+def _measured(name: str, stage: Stage) -> Sequence[Figure]:
+    figures: Sequence[Figure] = import_module(f"bench.{name}").measure(stage)
+    return figures
 
 
 def _cells(figure: Figure) -> Sequence[str]:
