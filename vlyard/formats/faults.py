@@ -86,6 +86,10 @@ SWAPPED_CORNERS = Fault(
 )
 OUTSIDE = Fault("outside", "the box reaches outside the picture by {excess:.6f}", "it was cut at the picture's edge")
 DUPLICATE = Fault("duplicate", "the same object stands in {first}", "the second one was dropped")
+DUPLICATE_KEPT = Fault(
+    "duplicate_kept", "the same object stands in {first}", "both were written, as the tutorial's script does", True,
+    Status.KEPT,
+)  # fmt: skip
 
 # Of an annotation in a format that is no list of lines.
 MALFORMED = Fault("malformed", "{field} is {value}, and must be {due}")

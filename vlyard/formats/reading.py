@@ -130,6 +130,7 @@ class Reading:
     kept: int = 0
     fixed: int = 0
     refused: int = 0
+    keep_duplicates: bool = False
     spelling: dict[str, int] = field(default_factory=dict)  # how files were written, where that changes nothing
     _first: dict[object, Place] = field(default_factory=dict)
 
@@ -148,7 +149,8 @@ class Reading:
         key = draft.key or (draft.class_id, draft.label, draft.corners)
         first = self._first.get(key)
         if first is not None:
-            draft = _with(draft, faults.DUPLICATE.found(first=first.entry or f"line {first.line}"))
+            fault = faults.DUPLICATE_KEPT if self.keep_duplicates else faults.DUPLICATE
+            draft = _with(draft, fault.found(first=first.entry or f"line {first.line}"))
         status = judge(draft.findings, self.policy)
         if status is Status.REFUSED:
             self.refuse(place, *draft.findings)
@@ -158,7 +160,7 @@ class Reading:
             self.rows.append(Row(place, status, draft.findings, 1))
         self.kept += status is Status.KEPT
         self.fixed += status is not Status.KEPT
-        if first is None:
+        if first is None or self.keep_duplicates:
             parts = draft.polygon, draft.keypoints, draft.attributes, draft.more_outlines
             self.targets.append(Target(draft.class_id, draft.label, box, *parts))
 

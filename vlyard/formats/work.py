@@ -90,7 +90,7 @@ class Work:
 
     def _one(self, job: Job, sheaf: Sheaf) -> None:
         seen, damage = self._look(job.unit)
-        reading = Reading(self.options.policy)
+        reading = Reading(self.options.policy, keep_duplicates=self.options.to == "tutorial")
         self.reader.read(job.unit, seen, reading)
         if damage is None and not reading.targets and any(row.status is Status.REFUSED for row in reading.rows):
             damage = faults.NO_LINE_LEFT.found()

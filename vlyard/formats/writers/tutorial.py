@@ -1,5 +1,8 @@
 """Samples as the well-known tutorial's script for Qwen3-VL and LLaMA-Factory writes them, byte for byte.
 
+All but those of faulty lines: what the script makes of an id without a class, of a box beside its picture and of an
+outline is false. These are refused, or become the box around the outline, as everywhere.
+
 Answers are `{"objects": [{"class_id": …, "bbox_2d": […], "label": …}]}`, without labels where the set has no names.
 Pictures without objects, and those of kinds that the script does not look for, are left out; the JSON is indented.
 Pictures are named as the records name them: the script's are absolute paths.
