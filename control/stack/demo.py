@@ -2,7 +2,7 @@
 
 A folder of YOLO labels becomes a grounding dataset, a model that knows nothing learns from it, is measured on pictures
 that it has not seen, is asked about one of them, and leaves: six jobs, which Flower has to show. In the end plain
-transformers has to find the same in the folder that left.
+transformers has to get the same answer, word for word, from the folder that left.
 """
 
 import shutil
@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.syntax import Syntax
 from rich.table import Table
 
-from control.stack.opening import answer_of, code_of
+from control.stack.opening import answer_of, code_of, expect_same
 from control.stack.roles import Doors, start_roles
 from control.stack.screen import doors_table, interruptible, open_console
 from control.stack.stack import Stack
@@ -46,9 +46,8 @@ from vlyard import (
 )
 from vlyard.cli.listing import AsJson
 from vlyard.demo.shapes import CLASSES, draw_splits
-from vlyard.errors import InvalidInput, Unavailable, VLyardError
+from vlyard.errors import InvalidInput, Unavailable
 from vlyard.files import ArtefactKind
-from vlyard.formats.answer import parse_answer
 from vlyard.formats.archive import pack
 from vlyard.formats.picture import SUFFIXES
 from vlyard.jobs.conversion import DEFAULT_PROMPT
@@ -242,15 +241,14 @@ def _check_flower(doors: Doors, done: list[_Done]) -> None:
 
 
 def _open_export(folder: Path, picture: Path, done: list[_Done], bars: Progress) -> None:
-    """Ask the exported folder by plain transformers. Raises `VLyardError` where it does not find what the job found."""
+    """Ask the exported folder by plain transformers. Raises `VLyardError` where it does not say what the job said."""
     opening = bars.add_task("opening the export", total=None)
     code = code_of(folder, picture)
     answer = answer_of(code)
-    [told] = [item.result.text for item in done if isinstance(item.result, InferenceResult)]
-    if parse_answer(answer[: len(told)]).boxed != parse_answer(told).boxed:
-        raise VLyardError(f"plain transformers answer {answer!r} where the job's answer was {told!r}")
-    bars.update(opening, description="opening the export: the same boxes", total=1, completed=1)
-    bars.console.print("\nThe export needs nothing of VLyard. These lines found the same in it:\n")
+    [asked] = [item.result for item in done if isinstance(item.result, InferenceResult)]
+    expect_same(answer, asked.text, whole=asked.finish_reason == "stop")
+    bars.update(opening, description="opening the export: the same answer", total=1, completed=1)
+    bars.console.print("\nThe export needs nothing of VLyard. These lines get the same answer from it:\n")
     bars.console.print(Syntax(code, "python", theme="ansi_dark").highlight(code), soft_wrap=True)  # to be copied
     bars.console.print(answer, style="bold", markup=False, soft_wrap=True)
 

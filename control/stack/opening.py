@@ -25,6 +25,16 @@ def code_of(folder: Path, picture: Path) -> str:
     return code
 
 
+def expect_same(answer: str, told: str, *, whole: bool) -> None:
+    """Raise `VLyardError` where plain transformers do not say what a job's answer was, word for word.
+
+    An answer that a job stopped, because it was long or repeated itself, is not `whole`: they go on there.
+    """
+    answer, told = answer.strip(), told.strip()
+    if not (answer == told if whole else answer.startswith(told)):
+        raise VLyardError(f"plain transformers answer {answer!r} where the job's answer was {told!r}")
+
+
 def answer_of(code: str) -> str:
     """What the lines print, in a fresh process that reaches no hub. Raises `VLyardError` with its last words."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}

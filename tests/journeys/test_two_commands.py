@@ -91,6 +91,8 @@ def test_the_demo_converts_trains_measures_asks_prints_where_everything_is_and_l
     )
     assert again.returncode == 0, again.stderr
     assert again.stdout.strip() in ran.stderr
+    assert len(again.stdout) > 10  # it says something, as senseless as it may be after four steps
+    assert "opening the export: the same answer" in ran.stderr
     # and nothing else is left
     assert _processes_in(tmp_path) == []
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["demo-output", "home"]
