@@ -1,13 +1,19 @@
 """Every setting of the server side, in one place. `docs/settings.md` lists them, kept true by a test."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from vlyard.errors import Complaint, InvalidInput
+
+_SCHEMES: Mapping[str, tuple[str, ...]] = {
+    "database_url": ("postgresql", "postgres", "postgresql+psycopg"),
+    "redis_url": ("redis", "rediss", "unix", "redis+socket"),
+}
 
 
 class Settings(BaseSettings):
@@ -90,7 +96,7 @@ class Settings(BaseSettings):
         32_768,
         ge=1,
         description="Questions are answered in batches of so many tokens at most: rows, times the longest question "
-        "with its pictures and the longest answer that may come.",
+        "with its pictures and the longest answer that is expected. While they wait, its pictures take 55 KB a token.",
     )
     batch_rows: int = Field(32, ge=1, description="How many questions a batch has at most.")
     batch_wait_seconds: float = Field(
@@ -145,6 +151,14 @@ class Settings(BaseSettings):
     cpu_threads: int = Field(1, ge=1, description="Threads that a model's worker computes with where it has no GPU.")
     work_dir: Path | None = Field(None, description="Where attempts keep their scratch folders; default: the system's.")
 
+    @field_validator("database_url", "redis_url")
+    @classmethod
+    def _is_a_url(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+        known = _SCHEMES[str(info.field_name)]
+        if not url.get_secret_value().startswith(tuple(f"{scheme}://" for scheme in known)):
+            raise ValueError(f"it is no {known[0]}:// URL")
+        return url
+
 
 def read_settings() -> Settings:
     """The settings as the environment has them. Raises `InvalidInput` that names each variable that does not fit."""
@@ -157,12 +171,11 @@ def read_settings() -> Settings:
 
 def _complaint(name: str, given: object, message: str) -> Complaint:
     default = Settings.model_fields[name].default
-    usual = "" if default in (None, "") else f", {default}"
-    return Complaint(
-        f"VLYARD_{name.upper()}",
-        f"{given!r} does not fit: {message}",
-        f"correct it, or unset it for its default{usual}",
-    )
+    secret = isinstance(default, SecretStr)  # neither is shown: passwords are in URLs
+    value = "its value" if secret else repr(given)
+    usual = "" if secret or default in (None, "") else f", {default}"
+    what = f"{value} does not fit: {message.removeprefix('Value error, ')}"
+    return Complaint(f"VLYARD_{name.upper()}", what, f"correct it, or unset it for its default{usual}")
 
 
 @lru_cache(maxsize=1)
