@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -72,6 +73,18 @@ def test_a_pipeline_uploads_its_files_once_submits_its_jobs_together_and_shows_t
         ["convert", "conversion", "succeeded"],
         ["again", "conversion", "succeeded"],
     ]
+
+
+def test_a_pipeline_of_many_jobs_asks_about_a_few_at_a_time(api: SmallApi, tmp_path: Path) -> None:
+    (tmp_path / "many.yaml").write_text(json.dumps({"jobs": [{"spec": {"kind": "noop"}}] * 100}))
+    api.life = [{"state": "queued"}, DONE]
+
+    ran = run(api, "run", tmp_path / "many.yaml")
+
+    assert (ran.returncode, ran.stderr.strip()) == (0, "")
+    patient = ["wait" in asked.query for asked in api.asked if asked.method == "GET"]
+    assert 100 <= len(patient) <= 250
+    assert max(len(list(group)) for waits, group in groupby(patient) if not waits) < 16
 
 
 def test_a_pipeline_fails_where_a_job_of_it_does_and_says_which(api: SmallApi, pipeline: Path) -> None:

@@ -1,6 +1,7 @@
 """`vlyard run`: a file of jobs that feed each other, submitted as one batch and followed to their ends."""
 
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from vlyard.jobs.view import Batch, Entry, Job
 
 FILE = "file:"  # begins an artefact field's value that names a file on this machine
 LOOK = 1.0  # seconds that one look at a job waits for its end
+_AT_A_LOOK = 16  # jobs
 PIPED_WIDTH = 160  # columns where there is no terminal to ask
 STYLES = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.RUNNING: "cyan"}
 
@@ -111,9 +113,11 @@ def _follow(client: Client, entries: Sequence[Entry], jobs: Sequence[Job]) -> Se
     now: dict[UUID, Job] = {job.id: job for job in jobs}
     console = _console(stderr=True)
     with Live(_table(entries, jobs), console=console, transient=True, auto_refresh=console.is_terminal) as live:
-        while waiting := [job for job in now.values() if job.state not in TERMINAL]:
-            for at, job in enumerate(waiting):
-                now[job.id] = client.job(job.id, wait=0 if at else LOOK)
+        line = deque(now)
+        while line := deque(job for job in line if now[job].state not in TERMINAL):
+            for at in range(min(len(line), _AT_A_LOOK)):  # the next ones each time: a pipeline may have a thousand
+                now[line[0]] = client.job(line[0], wait=0 if at else LOOK)
+                line.rotate(-1)
             live.update(_table(entries, list(now.values())))
     return list(now.values())
 
