@@ -17,7 +17,7 @@ from control.failures import failure_of
 from db import dependencies
 from db.dependencies import Blocked, Needed
 from vlyard.errors import Complaint, DependencyFailed
-from vlyard.jobs.kinds import KINDS
+from vlyard.jobs.kinds import KINDS, Kind
 from vlyard.jobs.spec import Reference
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Submission
@@ -89,7 +89,7 @@ def plan(session: Session, team: UUID, wanted: Sequence[Wanted], names: Mapping[
     flat = [link for each in links.values() for link in each]
     if not flat:
         return Plan({}, {}, ())
-    own = {each.id for each in wanted}
+    own = {each.id: KINDS[each.submission.spec.kind] for each in wanted}
     needed = dependencies.lock_needed(
         session, team, (link.needs for link in flat if link.needs and link.needs not in own)
     )
@@ -110,12 +110,15 @@ def _links(wanted: Wanted, names: Mapping[str, UUID]) -> list[Link]:
     ]
 
 
-def _unusable(links: Iterable[Link], own: set[UUID], needed: Mapping[UUID, Needed]) -> Iterator[Complaint]:
+def _unusable(links: Iterable[Link], own: Mapping[UUID, Kind], needed: Mapping[UUID, Needed]) -> Iterator[Complaint]:
     for link in links:
         if link.needs is None:
             fix = "name an entry of the same batch, or an earlier job as job:<id>/<output>"
             yield Complaint(link.where, f"there is no entry {link.reference.entry!r} in this request", fix)
-        elif link.needs not in own:
+        elif link.needs in own:
+            if why := own[link.needs].never_makes(link.reference.output):
+                yield Complaint(link.where, why, "name one of these")
+        else:
             found = needed.get(link.needs)
             if found is None:
                 yield Complaint(link.where, f"there is no job {link.needs}", "name a job of your team")
@@ -200,7 +203,8 @@ def _never(needed: Needed, output: str) -> str:
         outputs = ", ".join(sorted(needed.artefacts)) or "none"
         return f"job {needed.job} has no output {output!r} (its outputs: {outputs})"
     if needed.state not in TERMINAL:
-        return ""
+        kind = KINDS.get(needed.kind)  # of a newer version of this program, it is not known
+        return kind.never_makes(output) if kind else ""
     said = f": {needed.error['message']}" if needed.error else ""
     return f"job {needed.job} is {needed.state}{said}"
 

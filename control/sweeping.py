@@ -19,6 +19,7 @@ from control.artefacts import ArtefactStore
 from control.settings import Settings
 from db import removals, sweeping
 from db.artefacts import made_by, open_uploads
+from db.queue import now
 from db.session import Database
 from db.sweeping import Leftover
 from vlyard.errors import Unavailable
@@ -62,8 +63,8 @@ class Sweeper:
 
     def _keys(self) -> int:
         """Forget old Idempotency-Keys."""
-        before = datetime.now(UTC) - timedelta(seconds=self._settings.idempotency_keep_seconds)
         with self._database.transaction() as session:
+            before = now(session) - timedelta(seconds=self._settings.idempotency_keep_seconds)
             return sweeping.forget_keys(session, _first_id_of(before), _ROWS_AT_ONCE)
 
     def _deliveries(self) -> int:

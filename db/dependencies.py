@@ -23,6 +23,7 @@ class Needed:
     state: State
     artefacts: Mapping[str, str]  # what it made, once it has succeeded: the artefacts' ids by their names
     error: Mapping[str, Any] | None = None  # why it failed, where it did
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ def lock_needed(session: Session, team: UUID, jobs: Iterable[UUID]) -> Mapping[U
     if not wanted:
         return {}
     query = (
-        select(Job.id, Job.state, Job.result, Job.error).where(Job.team_id == team, Job.id.in_(wanted)).order_by(Job.id)
+        select(Job.id, Job.state, Job.result, Job.error, Job.kind)
+        .where(Job.team_id == team, Job.id.in_(wanted))
+        .order_by(Job.id)
     )
     return {row.id: _needed(*row) for row in session.execute(query.with_for_update(read=True))}
 
@@ -68,7 +71,7 @@ def lock_waiting_for(session: Session, jobs: Iterable[UUID]) -> Sequence[Blocked
     needs: dict[UUID, list[tuple[str, str, Needed]]] = {row.id: [] for row in locked}
     other = aliased(Job)
     everything = (
-        select(JobDependency, other.id, other.state, other.result, other.error)
+        select(JobDependency, other.id, other.state, other.result, other.error, other.kind)
         .join(other, other.id == JobDependency.needs_id)
         .where(JobDependency.job_id.in_(list(needs)))
         .order_by(JobDependency.job_id, JobDependency.pointer)
@@ -109,9 +112,11 @@ def _advance(
     session.execute(select(func.count()).select_from(moved).add_cte(told(moved, data)))
 
 
-def _needed(job: UUID, state: State, result: Mapping[str, Any] | None, error: Mapping[str, Any] | None) -> Needed:
+def _needed(
+    job: UUID, state: State, result: Mapping[str, Any] | None, error: Mapping[str, Any] | None, kind: str
+) -> Needed:
     made = (result or {}).get("artefacts", {}) if state is State.SUCCEEDED else {}
-    return Needed(job, state, made, error if state is State.FAILED else None)
+    return Needed(job, state, made, error if state is State.FAILED else None, kind)
 
 
 def _given(name: str, rows: Mapping[UUID, Mapping[str, Any]]) -> Any:

@@ -156,14 +156,22 @@ def test_a_blocked_job_can_be_cancelled_and_stays_so(vlyard: System) -> None:
 
 def test_names_that_are_not_there_and_names_given_twice_are_refused_and_pointed_at(vlyard: System) -> None:
     caller = vlyard.caller()
-    assert refused(vlyard, caller, entry("a"), entry("b", "ref:nobody/x")) == ["/jobs/1/spec/source"]
+    assert refused(vlyard, caller, entry("a"), entry("b", "ref:nobody/dataset")) == ["/jobs/1/spec/source"]
     assert refused(vlyard, caller, entry("a"), entry("a"), entry("a")) == ["/jobs/1/name", "/jobs/2/name"]
+
+
+def test_an_output_that_no_job_of_its_kind_has_is_refused_before_anything_has_run(vlyard: System) -> None:
+    caller, convert = vlyard.caller(), entry("convert", "ref:make/dataset")
+    assert refused(vlyard, caller, entry("make"), convert, entry("b", "ref:convert/datset")) == ["/jobs/2/spec/source"]
+    [_, earlier] = accept(vlyard, caller, entry("make"), convert)
+    with pytest.raises(InvalidInput, match=r"no output 'datset' \(their outputs: contact_sheet, dataset, "):
+        accept_one(vlyard, caller, f"job:{earlier}/datset")
 
 
 def test_circles_are_refused_at_each_of_their_jobs_and_nowhere_else(vlyard: System) -> None:
     caller = vlyard.caller()
-    assert refused(vlyard, caller, entry("me", "ref:me/x")) == ["/jobs/0/spec/source"]
-    circle = [entry("a", "ref:c/x"), entry("b", "ref:a/x"), entry("c", "ref:b/x"), entry("free")]
+    assert refused(vlyard, caller, entry("me", "ref:me/dataset")) == ["/jobs/0/spec/source"]
+    circle = [entry("a", "ref:c/dataset"), entry("b", "ref:a/dataset"), entry("c", "ref:b/dataset"), entry("free")]
     assert refused(vlyard, caller, *circle) == [f"/jobs/{at}/spec/source" for at in range(3)]
 
 
@@ -188,7 +196,7 @@ def test_jobs_of_others_and_jobs_that_will_never_have_the_output_are_refused(vly
 
 
 def test_a_batch_with_one_bad_entry_stores_nothing_and_names_every_fault(vlyard: System) -> None:
-    bad = [entry("a"), entry("b", pool="nowhere"), entry("c", str(uuid4())), entry("d", "ref:x/y")]
+    bad = [entry("a"), entry("b", pool="nowhere"), entry("c", str(uuid4())), entry("d", "ref:x/dataset")]
     assert refused(vlyard, vlyard.caller(), *bad) == ["/jobs/1/pool", "/jobs/2/spec/source", "/jobs/3/spec/source"]
 
 

@@ -20,7 +20,7 @@ from vlyard.cli.app import OURS, STATUS, THEIRS, build
 from vlyard.cli.entry import INTERRUPTED
 from vlyard.client.calls import KEY_VARIABLE, URL_VARIABLE
 from vlyard.errors import VLyardError
-from vlyard.jobs.kinds import KINDS, Kind
+from vlyard.jobs.kinds import KINDS, OUTPUTS, Kind
 from vlyard.jobs.repeating import option
 from vlyard.problems import status_of
 
@@ -129,6 +129,14 @@ def test_a_kinds_row_is_documented(kind: Kind) -> None:
 
     facts = f"{kind.device} · {kind.isolation} · at most {limit} · {kind.max_attempts} attempts"
     assert f"**{facts}{' · administrators only' if kind.admin_only else ''}**" in told
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_kinds_outputs_are_documented(name: str) -> None:
+    told = rows(section(section(read("docs/jobs.md"), f"## `{name}`"), "### Result"))
+    [said] = [" ".join(cells) for cells in told if cells[0] == "`artefacts`"]
+    for output in OUTPUTS[name]:
+        assert f"`{re.sub('-[0-9]+$', '-1', output)}`" in said
 
 
 @pytest.mark.parametrize("part", ["Specification", "Result"])

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from vlyard.jobs import evaluation, export, importing, training, training_check, verification
 from vlyard.jobs.conversion import ConversionResult, ConversionSpec
 from vlyard.jobs.evaluation import EvaluationResult, EvaluationSpec
 from vlyard.jobs.export import ExportResult, ExportSpec
 from vlyard.jobs.importing import ImportResult, ImportSpec
-from vlyard.jobs.inference import InferenceResult, InferenceSpec
+from vlyard.jobs.inference import MOST_PICTURES, InferenceResult, InferenceSpec
 from vlyard.jobs.noop import NoopResult, NoopSpec
-from vlyard.jobs.prediction import PredictionResult, PredictionSpec
+from vlyard.jobs.prediction import PREDICTIONS, PredictionResult, PredictionSpec
 from vlyard.jobs.spec import Result, Spec
 from vlyard.jobs.training import TrainingResult, TrainingSpec
 from vlyard.jobs.training_check import TrainingCheckResult, TrainingCheckSpec
@@ -50,6 +51,13 @@ class Kind:
     resumes: bool = False  # whether the next attempt goes on from a checkpoint of the one before
     makes_model: bool = False  # whether its output `model` becomes a version of a named model
 
+    def never_makes(self, output: str) -> str:
+        """Why no job of the kind can have an output of this name; empty where one may."""
+        known = OUTPUTS.get(self.name)
+        if known is None or output in known:
+            return ""
+        return f"jobs of kind {self.name} have no output {output!r} (their outputs: {', '.join(sorted(known))})"
+
 
 _HOUR = timedelta(hours=1)
 
@@ -79,3 +87,18 @@ _ROWS = (
 # fmt: on
 
 KINDS: Mapping[str, Kind] = {row.name: row for row in _ROWS}
+
+# The names that a kind's outputs may have, so that one that none has is refused before anything has run. Which of them
+# a job makes, its specification and its input decide. Of a kind that is not here, nobody knows them before.
+OUTPUTS: Mapping[str, frozenset[str]] = {
+    "conversion": frozenset({"dataset", "report", "report_table", "statistics", "plots", "contact_sheet"}),
+    "inference": frozenset({"annotated", *(f"annotated-{number + 1}" for number in range(MOST_PICTURES))}),
+    "prediction": frozenset({PREDICTIONS}),
+    "training_check": frozenset({training_check.SURVEY, training_check.PREVIEW, training_check.SHEET,
+                                 training_check.UNUSABLE}),
+    "training": frozenset({training.MODEL, training.RECIPE, training.METRICS, training.CURVE, training.UNUSABLE}),
+    "evaluation": frozenset({evaluation.REPORT, evaluation.PICTURES, evaluation.CLASSES, evaluation.GALLERY}),
+    "export": frozenset({export.MODEL, export.SUMMARY, verification.REPORT}),
+    "verification": frozenset({verification.REPORT}),
+    "import": frozenset({importing.MODEL}),
+}  # fmt: skip
