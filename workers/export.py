@@ -4,22 +4,26 @@ An export that is verified comes here twice: once to write the folder, and, when
 to bring it away. One that is not verified does both at once.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from control.settings import Settings, load_settings
 from vlyard.jobs.export import MODEL, SUMMARY, ExportResult, ExportSpec
 from vlyard.jobs.verification import REPORT, VerificationResult
 from workers.context import Context
 from workers.hub_pushing import push, require_hub
-from workers.models import origin, resolve
+from workers.lasting import lasting
+from workers.models import cache_of, origin, resolve
 from workers.pushing import place, require_place
 from workers.qwen.exporting.folder import complete
 from workers.qwen.exporting.gguf import require_converter, to_gguf
+from workers.qwen.exporting.journal import JOURNAL
 from workers.qwen.exporting.merging import Merging, merge
 from workers.qwen.exporting.quantising import quantise, require_torchao
 
+_PLACE = "exports"  # beside the machine's cache of models: where exports are written
 _WHOLE = "whole"  # the folder where merged weights wait to become of another format
 
 
@@ -38,10 +42,10 @@ def run(spec: ExportSpec, context: Context) -> ExportResult:
 def export(spec: ExportSpec, context: Context, settings: Settings) -> ExportResult:
     """The same with these settings."""
     _require(spec, context, settings)
-    if not spec.verify:
-        return _bring_away(spec, _write(spec, context, settings), context, settings)
     if spec.written is None or spec.summary is None or spec.verified is None:
-        return _write(spec, context, settings).result
+        with lasting(cache_of(settings).folder.with_name(_PLACE), context.job, context.check) as place:
+            written = _write(spec, context, settings, place)
+            return written.result if spec.verify else _bring_away(spec, written, context, settings)
     told = ExportResult.model_validate_json(context.input(spec.summary).read_bytes())
     report = VerificationResult.model_validate_json(context.input(spec.verified).read_bytes())
     artefacts = {MODEL: spec.written, SUMMARY: spec.summary, REPORT: spec.verified}
@@ -63,16 +67,19 @@ def _require(spec: ExportSpec, context: Context, settings: Settings) -> None:
         require_torchao()
 
 
-def _write(spec: ExportSpec, context: Context, settings: Settings) -> _Written:
+def _write(spec: ExportSpec, context: Context, settings: Settings, place: Path) -> _Written:
+    """Write the export below a place where an attempt that was killed may have begun."""
     context.progress(None, "fetching the weights")
-    folder = context.folder / MODEL
-    merged_into = folder if spec.format == "safetensors" else context.folder / _WHOLE
+    folder, journal = place / MODEL, place / JOURNAL
+    merged_into = folder if spec.format == "safetensors" else place / _WHOLE
     with resolve(spec.model, spec.adapter, 1, context, settings) as source:
         base, wanted = origin(spec.model, source), Merging(spec.dtype, spec.shard_bytes)
-        merged = merge(source.folder, source.adapter, merged_into, wanted, told=context.progress, check=context.check)
-        files = complete(source.folder, source.adapter, merged_into, merged, named=base)
+        heard: dict[str, Any] = {"told": context.progress, "check": context.check, "journal": journal}
+        merged = merge(source.folder, source.adapter, merged_into, wanted, **heard)
+        files = complete(source.folder, source.adapter, merged_into, merged, named=base, lineage=spec.lineage)
     if spec.format != "safetensors":
         context.progress(None, f"making {spec.format} of it")
+        shutil.rmtree(folder, ignore_errors=True)  # what was cut off
         files = _in_format(spec, merged_into, folder, context, settings)
     result = ExportResult(
         base=base,

@@ -1,6 +1,9 @@
 """An export takes a model out whole: what leaves loads by plain transformers, and is the model that was tuned."""
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText
 
 from control.settings import Settings
+from tests.house.tree import ROOT
 from tests.workers.desks import Desk
 from vlyard.errors import InvalidInput
 from vlyard.jobs.export import ExportSpec
@@ -91,6 +95,54 @@ def test_a_model_and_its_adapter_leave_as_one_model_that_plain_transformers_load
     told = result.model_copy(update={"artefacts": {}, "folder": None})
     assert json.loads((desk.folder / "store" / summary.key).read_text()) == told.model_dump(mode="json")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+
+
+KILLED = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+from control.settings import Settings
+from tests.workers.desks import Desk
+from vlyard.jobs.export import ExportSpec
+from workers.export import export
+
+def tell(done, what):
+    if (done or 0) > 0.5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+folder, job = Path(sys.argv[1]), UUID(sys.argv[2])
+context = replace(Desk(folder).context(), job=job, tell=tell)
+spec = ExportSpec(model="demo", dtype="fp32", verify=False, shard_bytes=1_000_000)
+export(spec, context, Settings(cache_dir=Path(sys.argv[3])))
+"""
+
+
+def test_an_attempt_after_one_that_was_killed_goes_on_behind_its_finished_files(
+    desk: Desk, settings: Settings, tmp_path: Path
+) -> None:
+    # given an attempt whose process is killed half-way, and what that export is when nobody disturbs it
+    spec = ExportSpec(model="demo", dtype="fp32", verify=False, shard_bytes=1_000_000)
+    context = replace(desk.context(), attempt=2)
+    expected = export(spec, desk.context(), settings).files
+    (tmp_path / "killed").mkdir()
+    words = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(context.job), str(settings.cache_dir)]
+    assert subprocess.run(words, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    place = tmp_path / "cache" / "exports" / str(context.job) / "model"
+    finished = {path.name: path.stat().st_mtime_ns for path in place.glob("*.safetensors")}
+    assert 0 < len(finished) < len([name for name in expected if name.endswith(".safetensors")])
+    # when there is another attempt
+    times: dict[str, int] = {}
+
+    def tell(_: float | None, what: str) -> None:
+        if what == "storing the export":
+            times.update({name: (place / name).stat().st_mtime_ns for name in finished})
+
+    result = export(spec, replace(context, tell=tell), settings)
+    # then it has written only what was missing, the export is the same, and nothing is left there
+    assert times == finished
+    assert result.files == expected
+    assert not place.parent.exists()
 
 
 def test_what_is_to_be_verified_is_brought_away_only_with_the_report_of_that(

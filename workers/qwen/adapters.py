@@ -192,7 +192,8 @@ def _check_tensors(where: str, found: Mapping[str, Header], base: Any) -> None:
             raise refused(where, f"the tensor {name} is not one of LoRA's", "save the adapter again")
         if modules[module] in tied and part.startswith("lora_"):
             what = f"the tensor {name} changes {module}, whose weights are the model's words in and out at once"
-            raise refused(where, what, "merge the adapter yourself, into a model that has them apart")
+            fix = "train the words whole, as modules_to_save, or merge the adapter into a model that has them apart"
+            raise refused(where, what, fix)
         if len(header.shape) != len(expected) or any(
             want not in {None, has} for want, has in zip(expected, header.shape, strict=True)
         ):

@@ -17,9 +17,13 @@ JOURNAL = "merging.journal.json"
 class Journal:
     """The finished files of a folder with their SHA-256."""
 
-    def __init__(self, folder: Path, of: str) -> None:
-        """`of` says what is merged, as `fingerprint` does. Files that are not as they were are forgotten."""
-        self._path = folder / JOURNAL
+    def __init__(self, folder: Path, of: str, path: Path | None = None) -> None:
+        """`of` says what is merged, as `fingerprint` does. Files that are not as they were are forgotten.
+
+        It lies at `path`, by default in the folder.
+        """
+        self._path = path or folder / JOURNAL
+        self._folder = folder
         self._of = of
         self.sums = {
             name: digest
@@ -32,7 +36,7 @@ class Journal:
 
     def finished(self, name: str, digest: str) -> None:
         """Note a file, and from then on it is not written again. It lies under the name `<name>.partial` until now."""
-        self._path.with_name(f"{name}.partial").replace(self._path.with_name(name))
+        (self._folder / f"{name}.partial").replace(self._folder / name)
         self.sums[name] = digest
         new = self._path.with_suffix(".new")
         new.write_text(json.dumps({"of": self._of, "sums": self.sums}), encoding="utf-8")

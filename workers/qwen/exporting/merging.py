@@ -22,8 +22,7 @@ Dtype = Literal["bf16", "fp16", "fp32"]
 STORED: Mapping[str, str] = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}  # as the format of the files says it
 _SAID = {"F64": "fp64", **{stored: said for said, stored in STORED.items()}}
 
-_WORDS_IN, _WORDS_OUT = "model.language_model.embed_tokens.weight", "lm_head.weight"
-_PIECE = 1 << 20  # numbers that are computed at a time: with all that they become they stay in a processor's cache
+WORDS_IN, WORDS_OUT = "model.language_model.embed_tokens.weight", "lm_head.weight"
 _TOGETHER = 64  # rows: pieces are multiples, so that a matrix product is cut where its own blocks are
 _RUN = 64 << 20  # bytes that are copied at a time, between two looks whether to stop
 
@@ -34,6 +33,7 @@ class Merging:
 
     dtype: Dtype | None = None  # of all floats; None: each keeps its own
     shard_bytes: int = 5_000_000_000  # of a file, unless one tensor is larger
+    piece: int = 1 << 20  # numbers that are computed at a time: with all that they become they stay in a cache
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def merge(
     *,
     told: Callable[[float, str], None],
     check: Callable[[], None],
+    journal: Path | None = None,
 ) -> Merged:
     """Write a base's weights, with an adapter merged in where there is one, into a folder.
 
@@ -74,7 +75,8 @@ def merge(
     `merge_and_unload` on the base in its own dtype, bit by bit. Only where a matrix product is computed in pieces
     (over a million numbers), its library may choose another order of adding, which shows in the last bit. Where
     another dtype is wanted, the wider of both is computed in, and rounded to the wanted one at the end. `told` hears
-    how much is done, 0 to 1; `check` is called often, and may raise.
+    how much is done, 0 to 1; `check` is called often, and may raise. What is finished is noted in the folder until all
+    is, or, for who does more with it and may be killed then, in the file `journal`, which stays.
 
     Raises `InvalidInput` before anything is written where the base or the adapter is not understood, and while it is
     written where a number does not fit into the dtype.
@@ -86,29 +88,32 @@ def merge(
     _expect_complete(base, stored, skeleton)
     changes = changes_of(adapter, skeleton, base.name) if adapter else NOTHING
     tensors = _tensors(stored, changes, options.dtype, tied=tied)
+    _expect_floats(base, tensors)
     shards = lay_out([each.outline for each in tensors.values()], options.shard_bytes)
     output.mkdir(parents=True, exist_ok=True)
-    journal = Journal(output, fingerprint(base, adapter, options, shards))
+    notes = Journal(output, fingerprint(base, adapter, options, shards), journal)
     _remove_others(output, shards)
     done, total = 0, max(sum(shard.bytes for shard in shards), 1)
     for shard in shards:
         told(done / total, f"writing {shard.name}")
-        if not journal.has(shard.name):
+        if not notes.has(shard.name):
             with Digest(output / f"{shard.name}.partial") as digest:
-                for count in _write(shard, tensors, digest):
+                for count in _write(shard, tensors, digest, options.piece):
                     check()
                     done += count
                     told(done / total, f"writing {shard.name}")
-            journal.finished(shard.name, digest.hex)
+            notes.finished(shard.name, digest.hex)
         else:
             done += shard.bytes
-    sums = _finish(output, shards, journal)
+    sums = _finish(output, shards, notes)
+    if journal is None:
+        notes.remove()
     return _merged(shards, sums, merged=adapter is not None, tied=tied and not changes.untied)
 
 
 def _expect_complete(base: Path, stored: Mapping[str, Stored], skeleton: torch.nn.Module) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
-    tied = {_WORDS_OUT} if read_json(base / CONFIG).get("tie_word_embeddings") else set()
+    tied = {WORDS_OUT} if read_json(base / CONFIG).get("tie_word_embeddings") else set()
     if read_json(base / CONFIG).get("quantization_config"):
         raise refused(f"{base.name}/{CONFIG}", "its weights are quantised", "give the model that it was made of")
     if lacking := sorted(wanted.keys() - stored.keys() - tied):
@@ -120,6 +125,13 @@ def _expect_complete(base: Path, stored: Mapping[str, Stored], skeleton: torch.n
         if tensor.shape != wanted[name]:
             what = f"the tensor {name} has the shape {tensor.shape}, and the model needs {wanted[name]}"
             raise refused(base.name, what, f"copy the checkpoint again, with its {CONFIG}")
+
+
+def _expect_floats(base: Path, tensors: Mapping[str, "_Tensor"]) -> None:
+    for name, tensor in tensors.items():
+        if not (tensor.as_bytes or {tensor.source.dtype, tensor.outline.dtype} <= FLOATS.keys()):
+            what = f"the adapter changes the tensor {name}, which is stored in {tensor.outline.dtype}"
+            raise refused(base.name, what, "give the base with these weights in bf16, fp16 or fp32")
 
 
 def _tensors(
@@ -142,13 +154,13 @@ def sources_of(stored: Mapping[str, Stored], changes: Changes, *, tied: bool) ->
     """
     found = dict(stored)
     if changes.untied:
-        found.setdefault(_WORDS_OUT, stored[_WORDS_IN])
+        found.setdefault(WORDS_OUT, stored[WORDS_IN])
     return {name: _replacement(changes, name, tied=tied) or source for name, source in found.items()}
 
 
 def _replacement(changes: Changes, name: str, *, tied: bool) -> Stored | None:
-    if tied and not changes.untied and name == _WORDS_IN:  # one tensor of two names
-        return changes.replaced.get(name) or changes.replaced.get(_WORDS_OUT)
+    if tied and not changes.untied and name == WORDS_IN:  # one tensor of two names
+        return changes.replaced.get(name) or changes.replaced.get(WORDS_OUT)
     return changes.replaced.get(name)
 
 
@@ -160,11 +172,10 @@ def _remove_others(output: Path, shards: Sequence[Shard]) -> None:
             path.unlink()
 
 
-def _finish(output: Path, shards: Sequence[Shard], journal: Journal) -> Mapping[str, str]:
+def _finish(output: Path, shards: Sequence[Shard], notes: Journal) -> Mapping[str, str]:
     if index := index_of(shards):
         (output / INDEX).write_text(index, encoding="utf-8")
-    journal.remove()
-    return {shard.name: journal.sums[shard.name] for shard in shards}
+    return {shard.name: notes.sums[shard.name] for shard in shards}
 
 
 def _merged(shards: Sequence[Shard], sums: Mapping[str, str], *, merged: bool, tied: bool) -> Merged:
@@ -183,13 +194,13 @@ def _merged(shards: Sequence[Shard], sums: Mapping[str, str], *, merged: bool, t
 # --- one file -------------------------------------------------------------------------------------------------
 
 
-def _write(shard: Shard, tensors: Mapping[str, _Tensor], digest: Digest) -> Iterator[int]:
+def _write(shard: Shard, tensors: Mapping[str, _Tensor], digest: Digest, piece: int) -> Iterator[int]:
     """Write a file, and tell after each part how many bytes of tensors it was."""
     header = shard.header
     _put(digest, memoryview(header))
     for outline in shard.tensors:
         tensor = tensors[outline.name]
-        yield from _copied(tensor.source, digest) if tensor.as_bytes else _computed(tensor, digest)
+        yield from _copied(tensor.source, digest) if tensor.as_bytes else _computed(tensor, digest, piece)
 
 
 def _copied(source: Stored, digest: Digest) -> Iterator[int]:
@@ -204,9 +215,9 @@ def _copied(source: Stored, digest: Digest) -> Iterator[int]:
             yield count
 
 
-def _computed(tensor: _Tensor, digest: Digest) -> Iterator[int]:
+def _computed(tensor: _Tensor, digest: Digest, piece: int) -> Iterator[int]:
     source, into = tensor.source, FLOATS[tensor.outline.dtype]
-    for first, last in _pieces(source):
+    for first, last in _pieces(source, piece):
         numbers = source.read(first, last)
         numbers = numbers.to(torch.promote_types(numbers.dtype, into))
         if tensor.change:
@@ -226,9 +237,9 @@ def _is_finite(numbers: torch.Tensor) -> bool:
     return bool(torch.isfinite(numbers.sum()) or torch.isfinite(numbers).all())
 
 
-def _pieces(source: Stored) -> Iterator[tuple[int, int]]:
+def _pieces(source: Stored, piece: int) -> Iterator[tuple[int, int]]:
     width = max(source.row_bytes // FLOATS[source.dtype].itemsize, 1)
-    rows = max(_PIECE // width // _TOGETHER * _TOGETHER, _TOGETHER)
+    rows = max(piece // width // _TOGETHER * _TOGETHER, _TOGETHER)
     for first in range(0, source.rows, rows):
         yield first, min(first + rows, source.rows)
 
