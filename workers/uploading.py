@@ -37,6 +37,8 @@ def _sent(asked: dict[str, Any]) -> dict[str, str]:
         return {"failed": sort, "words": f"{status}: {_first(error)}"}
     except (HTTPError, OSError) as error:
         return {"failed": "hub", "words": _first(error)}
+    except ValueError as error:  # what the hub says of the card's head, on several lines
+        return {"failed": "refused", "words": " ".join(str(error).split())}
     return {"revision": str(done.oid)}
 
 

@@ -8,14 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+import yaml
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import AutoProcessor, GenerationConfig, Qwen3VLForConditionalGeneration
 
 from tests.qwen.adapted import LANGUAGE
 from vlyard.errors import InvalidInput
+from vlyard.jobs.export import Provenance, Stage
 from workers.qwen.exporting.card import loading_code
 from workers.qwen.exporting.folder import CARD, SUMS, complete, read_sums
 from workers.qwen.exporting.merging import Merging, merge
@@ -54,9 +57,9 @@ def adapter_of(base: Path, folder: Path, manifest: Manifest = MADE) -> Path:
     return folder
 
 
-def exported(base: Path, adapter: Path | None, output: Path, **options: Any) -> Path:
+def exported(base: Path, adapter: Path | None, output: Path, lineage: Provenance | None = None, **options: Any) -> Path:
     merged = merge(base, adapter, output, Merging(**options), told=lambda *_: None, check=lambda: None)
-    complete(base, adapter, output, merged, named="demo")
+    complete(base, adapter, output, merged, named="demo", lineage=lineage)
     return output
 
 
@@ -106,11 +109,39 @@ def test_the_same_model_leaves_as_the_same_bytes_wherever_it_lies(base: Path, tm
 def test_the_card_says_where_the_model_comes_from_and_how_well_it_does(base: Path, tmp_path: Path) -> None:
     adapter = adapter_of(base, tmp_path / "adapter")
 
-    card = (exported(base, adapter, tmp_path / "out") / CARD).read_text(encoding="utf-8")
+    (base / CARD).write_text("---\nlicense: apache-2.0\nlicense_link: https://example.org/l\n---\n# Qwen\n")
+    (base / "LICENSE").write_text("Apache License")
+    training, evaluation = uuid4(), uuid4()
+    stages = (
+        Stage(kind="training", job=training, figures={"loss": 0.25}),
+        Stage(kind="evaluation", job=evaluation, figures={"f1": 0.8834, "mean_iou": 0.68}),
+    )
+    came = Provenance(model="vision/signs:3", base="hub:vision/street@1234", stages=stages)
 
-    assert "base_model: vision/street\nbase_model_relation: finetune" in card
+    folder = exported(base, adapter, tmp_path / "out", came)
+
+    card = (folder / CARD).read_text(encoding="utf-8")
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert (head["base_model"], head["base_model_relation"]) == ("vision/street", "finetune")
+    assert (head["license"], head["license_link"]) == ("apache-2.0", "https://example.org/l")
+    assert (folder / "LICENSE").read_text() == "Apache License"
     for told in ("hub:vision/street@1234", MADE.dataset, MADE.dataset_sha256, "| loss | 0.25 |", '"epochs": 3'):
         assert told in card
+    assert "| version | vision/signs:3 |" in card
+    assert f"| training | job `{training}` | loss 0.25 |" in card
+    assert f"| evaluation | job `{evaluation}` | f1 0.8834, mean iou 0.68 |" in card
+
+
+@pytest.mark.parametrize("named", ["vision/street:1", "demo", "0198c0de-0000-7000-8000-000000000001"])
+def test_a_base_that_no_hub_has_is_in_the_words_of_the_card_and_not_in_its_head(
+    base: Path, tmp_path: Path, named: str
+) -> None:
+    adapter = adapter_of(base, tmp_path / "adapter", MADE.model_copy(update={"base": named}))
+
+    card = (exported(base, adapter, tmp_path / "out") / CARD).read_text(encoding="utf-8")
+
+    assert yaml.safe_load(card.split("---\n")[1]).keys() == {"library_name", "pipeline_tag", "tags"}
+    assert f"`{named}`, with the adapter" in card
 
 
 def test_the_cards_ten_lines_load_the_folder_and_ask_as_it_was_trained(base: Path, tmp_path: Path) -> None:

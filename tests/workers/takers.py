@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import yaml
+
 TOKEN = "hf_thisIsTheSecret0123456789"
 REPOSITORY = "vision/street"
 COMMIT = "c0ffee00" * 5
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")  # a model that a card may stand on
 
 
 @dataclass
@@ -64,7 +68,10 @@ class HuggingFace(Taker):
         if asked == f"POST /api/models/{REPOSITORY}/commit/main":
             return (self.status, self.refusal(self.words)) if self.status else (200, self._commit(content))
         if asked == "POST /api/validate-yaml":
-            return 200, {"errors": [], "warnings": []}
+            head = yaml.safe_load(json.loads(content)["content"].split("---\n")[1])
+            base = head.get("base_model", "a/model")
+            faults = [] if _HUB_ID.fullmatch(base) else [{"message": f'"base_model" with value "{base}" is not valid.'}]
+            return 400 if faults else 200, {"errors": faults, "warnings": []}
         return 404, {"error": f"there is no {asked}"}
 
     def refusal(self, words: str) -> object:

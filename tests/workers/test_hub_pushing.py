@@ -57,6 +57,14 @@ def test_every_file_arrives_in_one_commit_whose_name_is_told(hub: HubName, expor
     assert taker.made == {"name": REPOSITORY, "private": True}
 
 
+def test_a_card_that_the_hub_refuses_is_told_in_its_words(export: Path) -> None:
+    card = "---\nlibrary_name: transformers\nbase_model: vision/qwen:1\n---\n# street\n"
+    (export / "README.md").write_text(card)
+
+    with serving(TAKERS["huggingface"]()) as taker, pytest.raises(InvalidInput, match='value "vision/qwen:1" is not'):
+        sent("huggingface", export, settings_for("huggingface", taker))
+
+
 @pytest.mark.parametrize("unseen", [False, True])
 def test_what_modelscope_has_already_is_neither_made_nor_sent_again(export: Path, unseen: bool) -> None:
     with serving(ModelScope(unseen=unseen)) as taker:

@@ -16,6 +16,7 @@ from vlyard.errors import Complaint, InvalidInput
 
 MODEL_TYPE = "qwen3_vl"
 CONFIG = "config.json"
+QUANTISATION = "quantization_config"  # in config.json, where weights are not whole
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from vlyard.errors import InvalidInput
+from vlyard.jobs.export import Provenance
 from workers.qwen.checkpoint import CONFIG, read_json, refused
-from workers.qwen.exporting.card import card
+from workers.qwen.exporting.card import card, license_of
 from workers.qwen.exporting.digest import sha256_of
 from workers.qwen.exporting.merging import Merged
 from workers.qwen.loading import Processor, as_trained
 from workers.qwen.manifest import MANIFEST, read_manifest
 
 SUMS, CARD = "SHA256SUMS", "README.md"
+LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 # As config.json has the types of weights: https://huggingface.co/docs/transformers/main_classes/configuration.
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
 _GENERATION = "generation_config.json"
@@ -24,21 +26,36 @@ _WORDS = ("vocab.json", "merges.txt")  # for those who do not read tokenizer.jso
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OSError, ImportError)
 
 
-def complete(base: Path, adapter: Path | None, output: Path, merged: Merged, *, named: str) -> Mapping[str, str]:
+def complete(
+    base: Path, adapter: Path | None, output: Path, merged: Merged, *, named: str, lineage: Provenance | None = None
+) -> Mapping[str, str]:
     """Put everything that a model needs beside its weights, which `merge` has written, and say the files' SHA-256.
 
     The processor has the pixel budget and the chat template that the model was trained with, where transformers looks
-    for them. `named` is how the base is called, as a job names it: `demo`, `hub:owner/name@commit`, ... There are no
-    dates and no folders of this machine: the same model has the same files. Raises `InvalidInput`.
+    for them. `named` is how the base is called, as a job names it: `demo`, `hub:owner/name@commit`, ..., and `lineage`
+    what is known of its history. There are no dates and no folders of this machine: the same model has the same files.
+    Raises `InvalidInput`.
     """
     _write(output / CONFIG, _config(base, merged))
-    _copy_generation(base, output)
-    _save_processor(base, adapter, output)
+    save_settings(base, adapter, output)
     manifest = next((found for folder in (adapter, base) if folder and (found := folder / MANIFEST).is_file()), None)
     if manifest:
         shutil.copyfile(manifest, output / MANIFEST)
-    (output / CARD).write_text(card(merged, read_manifest(output), named), encoding="utf-8")
+    for name in LICENSES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, output / name)
+    words = card(merged, read_manifest(output), named, lineage, license_of(base / CARD))
+    (output / CARD).write_text(words, encoding="utf-8")
     return write_sums(output, merged.sums)
+
+
+def save_settings(base: Path, adapter: Path | None, output: Path) -> None:
+    """Write how a model is asked: what makes tokens and patches of a question, and how an answer is generated.
+
+    Raises `InvalidInput` where the base does not tell that.
+    """
+    _copy_generation(base, output)
+    _save_processor(base, adapter, output)
 
 
 def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ What sees, the words, and what chooses the next word stay whole: they are few be
 every box. It needs the package torchao, and the whole model in memory.
 """
 
+import json
 import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlyard.errors import Complaint, InvalidInput
-from workers.qwen.checkpoint import CONFIG
+from workers.qwen.checkpoint import CONFIG, QUANTISATION, read_json, weight_files
+from workers.qwen.exporting.card import as_stored
 from workers.qwen.exporting.folder import CARD, SUMS, write_sums
 from workers.qwen.exporting.shards import is_weights
 
 Bits = Literal["int8", "int4"]
 GROUP = 32  # numbers of a row that share a scale, of int4: https://docs.pytorch.org/ao/stable/
+_PARTS = "_tensor_data_names"  # torchao's, of one weight
 WHOLE = ("lm_head", "model.visual")  # modules that are left as they are
 _DAMAGE = (ValueError, TypeError, RuntimeError, AssertionError, NotImplementedError)
 
@@ -42,6 +45,8 @@ def quantise(whole: Path, output: Path, bits: Bits, shard_bytes: int) -> Mapping
     try:
         model = reader.from_pretrained(whole, quantization_config=wanted, local_files_only=True)
         model.save_pretrained(output, max_shard_size=shard_bytes)
+        _restore_config(whole, output)
+        _put_in_order(output)
     except _DAMAGE as damage:
         first = next(iter(str(damage).splitlines()), "") or type(damage).__name__
         complaint = Complaint("/spec/format", f"the weights cannot be of {bits}: {first}", "export safetensors")
@@ -49,9 +54,39 @@ def quantise(whole: Path, output: Path, bits: Bits, shard_bytes: int) -> Mapping
     for path in whole.iterdir():
         if path.name not in {CONFIG, SUMS} and not is_weights(path.name):
             shutil.copyfile(path, output / path.name)
-    with (output / CARD).open("a", encoding="utf-8") as card:
-        card.write(_ABOUT.format(bits=bits))
+    words = as_stored((whole / CARD).read_text(encoding="utf-8")) + _ABOUT.format(bits=bits)
+    (output / CARD).write_text(words, encoding="utf-8")
     return write_sums(output)
+
+
+def _restore_config(whole: Path, output: Path) -> None:
+    """Put how the weights are read beside what the model is, which transformers rewrite to their newest form."""
+    made = read_json(output / CONFIG)[QUANTISATION]
+    config = json.dumps({**read_json(whole / CONFIG), QUANTISATION: made}, indent=2, ensure_ascii=False)
+    (output / CONFIG).write_text(config + "\n", encoding="utf-8")
+
+
+def _put_in_order(output: Path) -> None:
+    """Sort what torchao tells in the headers of the weights: it comes out of sets, in another order each time."""
+    for file in weight_files(output):
+        with file.open("r+b") as content:
+            length = int.from_bytes(content.read(8), "little")
+            header = json.loads(content.read(length))
+            told = header["__metadata__"]
+            header["__metadata__"] = {name: _in_order(told[name]) for name in sorted(told)}
+            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            assert len(text) <= length  # the same, in another order
+            content.seek(8)
+            content.write(text.ljust(length))
+
+
+def _in_order(text: str) -> str:
+    if not text.startswith("{"):
+        return text
+    told = json.loads(text)
+    if _PARTS in told:
+        told[_PARTS] = sorted(told[_PARTS])
+    return json.dumps(told, sort_keys=True)
 
 
 _ABOUT = """
