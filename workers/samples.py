@@ -47,7 +47,10 @@ class Dataset:
         if path.is_dir():
             return path
         folder = self.context.folder / "dataset"
-        unpack(path, folder)
+        if not folder.is_dir():  # the job has not looked at it before
+            partial = folder.with_name("dataset.part")
+            unpack(path, partial)
+            partial.rename(folder)
         return folder
 
 

@@ -22,8 +22,9 @@ from workers.qwen.exporting.merging import Merging, merge
 from workers.qwen.loading import DEMO_FOLDER
 from workers.qwen.manifest import Manifest, write_manifest
 from workers.qwen.verifying.answers import Answered, Question
+from workers.qwen.verifying.files import wrong_dtypes
 from workers.qwen.verifying.judging import BOUNDS, judge
-from workers.qwen.verifying.verify import Made, Verified, verify
+from workers.qwen.verifying.verify import Made, Verified, rights_of, verify
 from workers.qwen.verifying.weights import wrong_weights
 
 READER: Any = Qwen3VLForConditionalGeneration
@@ -83,9 +84,16 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> list[Question]:
     return [Question(Image.open(path).convert("RGB"), DEFAULT_PROMPT, path.name) for path in pictures]
 
 
-def looked_at(export: Path, adapter: Path | None, questions: list[Question], work: Path) -> Verified:
+def looked_at(
+    export: Path,
+    adapter: Path | None,
+    questions: list[Question],
+    work: Path,
+    base: Path = DEMO_FOLDER,
+    dtype: str | None = None,
+) -> Verified:
     work.mkdir()
-    return verify(Made(export, DEMO_FOLDER, adapter), questions, work, told=lambda *_: None, check=lambda: None)
+    return verify(Made(export, base, adapter, dtype), questions, work, told=lambda *_: None, check=lambda: None)
 
 
 # --- what is sound --------------------------------------------------------------------------------------------
@@ -99,6 +107,7 @@ def test_a_sound_export_is_proved_by_everything_that_was_compared(
     assert [right.name for right in found.checks] == [
         "files", "checksums", "names", "shapes", "dtypes", "weights", "processing", "logits", "boxes",
     ]  # fmt: skip
+    assert found.judged is not None
     assert (found.dtype, found.judged.same, found.judged.boxes, found.judged.mean_iou) == ("fp32", 2, 2, 1.0)
     assert found.parameters == sum(each.numel() for each in READER.from_pretrained(DEMO_FOLDER).parameters())
 
@@ -112,6 +121,7 @@ def test_an_export_in_fewer_bits_is_proved_within_what_its_rounding_costs(
     found = looked_at(folder, made["adapter"], questions, tmp_path / "work")
 
     assert found.dtype == dtype
+    assert found.judged is not None
     assert 0 < found.judged.logits < 1
 
 
@@ -165,8 +175,14 @@ def edited(path: Path, old: str, new: str) -> None:
 
 
 def processed(export: Path, old: str, new: str) -> None:
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        edited(export / name, old, new)
+    edited(export / "processor_config.json", old, new)
+
+
+def recoloured(export: Path) -> None:
+    path = export / "processor_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["image_processor"]["image_mean"] = [0.4, 0.4, 0.4]
+    path.write_text(json.dumps(config), encoding="utf-8")
 
 
 def truncated(path: Path) -> None:
@@ -184,7 +200,18 @@ DAMAGE: Mapping[str, tuple[Callable[[Path], object], str]] = {
     "code": (lambda export: (export / "modeling.py").write_text("pass"), "modeling.py: it is no file of a model"),
     "a link": (lambda export: (export / "notes.md").symlink_to("/etc/hostname"), "notes.md: it is a link"),
     "another type": (lambda export: changed(export, NORM, lambda old: old.bfloat16()),
-                     f"{NORM} is of bfloat16, and config.json says float32"),
+                     f"{NORM} is of bfloat16, and not of float32"),
+    "another type than config.json says": (
+        lambda export: edited(export / "config.json", '"dtype": "float32"', '"dtype": "bfloat16"'),
+        "is of float32, and not of bfloat16"),
+    "another way of answering": (lambda export: edited(export / "generation_config.json", "{", '{"top_k": 7,'),
+                                 "generation_config.json: /top_k is 7, and was "),
+    "another budget for films": (
+        lambda export: edited(export / "video_preprocessor_config.json", '"longest_edge": ', '"longest_edge": 1'),
+        "video_preprocessor_config.json: /size/longest_edge is 1"),
+    "another budget for older programs": (
+        lambda export: edited(export / "preprocessor_config.json", '"longest_edge": ', '"longest_edge": 1'),
+        "preprocessor_config.json: /size/longest_edge is 1"),
     "a missing tensor": (lambda export: changed(export, SEES, lambda _: None), SEES),
     "another shape": (lambda export: changed(export, NORM, lambda old: old[:-1].clone()), NORM),
     "another value": (lambda export: edited(export / "config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05'),
@@ -265,7 +292,7 @@ READ_OTHERWISE: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "a changed pixel budget": (
         lambda export: processed(export, f'"longest_edge": {MADE.max_pixels}', '"longest_edge": 4096'),
         r"0000.png: the (picture|question) becomes \d+ (patches|tokens)"),
-    "other colours": (lambda export: processed(export, "0.5,", "0.4,"), "0000.png: the picture becomes other numbers"),
+    "other colours": (recoloured, "0000.png: the picture becomes other numbers"),
 }
 # fmt: on
 
@@ -282,38 +309,44 @@ def test_what_reads_a_question_otherwise_is_found(
         looked_at(export, made["adapter"], questions[:1], tmp_path / "work")
 
 
-# --- how far answers may be apart -----------------------------------------------------------------------------
+@pytest.mark.parametrize("wanted", ["bf16", "base", "int8"])
+def test_weights_of_another_type_than_was_asked_for_are_found(
+    made: Mapping[str, Path], questions: list[Question], tmp_path: Path, wanted: str
+) -> None:
+    with pytest.raises(VerificationFailed, match=r"is of float32, and not of bfloat16|are whole, and not int8"):
+        looked_at(made["export"], made["adapter"], questions, tmp_path / "work", dtype=wanted)
 
 
-def answered(text: str, logits: list[list[float]]) -> Answered:
-    return Answered(torch.arange(3), torch.zeros(4, 2), torch.tensor(logits), text)
+def test_a_config_that_tells_of_another_type_than_the_weights_have_is_found(export: Path) -> None:
+    edited(export / "config.json", '"dtype": "float32"', '"dtype": "bfloat16"')
+
+    [complaint] = wrong_dtypes(export, DEMO_FOLDER, "fp32")
+
+    assert "config.json: it says bfloat16, and no tensor is of that" in str(complaint)
 
 
-BOX, MOVED, FAR = (
-    f'[{{"bbox_2d": {box}, "label": "cat"}}]' for box in ("[0, 0, 500, 500]", "[0, 0, 500, 450]", "[1, 1, 9, 9]")
-)
+def test_a_base_of_several_types_leaves_as_it_is_and_is_proved_so(questions: list[Question], tmp_path: Path) -> None:
+    # given a base whose config.json tells of one type, and whose norm is of another
+    base = Path(shutil.copytree(DEMO_FOLDER, tmp_path / "base"))
+    tensors = load_file(base / "model.safetensors")
+    save_file({**tensors, NORM: tensors[NORM].float()}, base / "model.safetensors", metadata={"format": "pt"})
+    assert json.loads((base / "config.json").read_text())["dtype"] == "bfloat16"
+    # when it leaves
+    merged = merge(base, None, tmp_path / "export", Merging(), told=lambda *_: None, check=lambda: None)
+    complete(base, None, tmp_path / "export", merged, named="demo")
+    # then each tensor has its own type, and that is right whoever asks
+    assert load_file(tmp_path / "export" / "model.safetensors")[NORM].dtype == torch.float32
+    for number, wanted in enumerate(("base", None)):
+        assert list(wrong_dtypes(tmp_path / "export", base, wanted)) == []
+        assert list(wrong_dtypes(tmp_path / "export", DEMO_FOLDER, wanted)), number
+    assert looked_at(tmp_path / "export", None, questions[:1], tmp_path / "work", base).dtype == "mixed"
 
 
-def test_logits_further_apart_than_the_dtype_allows_are_told_with_the_question(questions: list[Question]) -> None:
-    given = [answered(BOX, [[0.0, 10.0, 5.0]]), answered(BOX, [[0.0, 10.0, 5.0]])]
-    for apart, fine in ((0.0005, True), (0.002, False), (float("nan"), False)):
-        made = [given[0], answered(BOX, [[0.0, 10.0, 5.0 + apart]])]
+def test_where_nobody_answered_a_box_the_report_says_so(made: Mapping[str, Path], questions: list[Question]) -> None:
+    without = [Answered(torch.arange(3), torch.zeros(4, 2), torch.tensor([[0.0, 10.0, 5.0]]), "nothing")]
+    judged = judge(questions[:1], without, without, BOUNDS["bf16"])
 
-        judged = judge(questions, given, made, BOUNDS["fp32"])
+    told = {right.name: right.detail for right in rights_of(made["export"], "fp32", judged, questions[:1])}
 
-        assert [complaint.where for complaint in judged.complaints] == ([] if fine else [questions[1].name])
-
-
-def test_boxes_that_moved_further_than_the_dtype_allows_are_told_with_their_mean_iou(questions: list[Question]) -> None:
-    same = [[0.0, 10.0, 5.0]]
-    given = [answered(BOX, same), answered(BOX, same)]
-
-    near = judge(questions, given, [answered(BOX, same), answered(MOVED, same)], BOUNDS["bf16"])
-    far = judge(questions, given, [answered(BOX, same), answered(FAR, same)], BOUNDS["bf16"])
-    none = judge(questions, given, [answered(BOX, same), answered("nothing", same)], BOUNDS["bf16"])
-
-    assert (near.complaints, near.same, near.boxes) == ([], 1, 2)
-    assert near.mean_iou == pytest.approx(0.95)
-    assert "the mean IoU of its boxes" in str(far.complaints[0])
-    assert none.mean_iou == 0.5
-    assert none.complaints
+    assert judged.mean_iou is None
+    assert told["boxes"].startswith("no boxes were answered to 1 questions")

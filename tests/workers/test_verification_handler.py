@@ -1,6 +1,7 @@
 """A verification proves an export beside what it was made of, and says with all names where it is not that."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,21 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText
 
 from control.settings import Settings
+from tests.qwen.adapted import manifest
 from tests.workers.desks import Desk
 from vlyard.demo.shapes import draw_dataset
 from vlyard.errors import InvalidInput, VerificationFailed
 from vlyard.formats.archive import pack
 from vlyard.formats.convert import convert
 from vlyard.jobs.conversion import ConversionOptions
-from vlyard.jobs.export import ExportSpec
+from vlyard.jobs.export import ExportResult, ExportSpec
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.verification import VerificationSpec
 from workers.export import export
 from workers.qwen.loading import DEMO_FOLDER
+from workers.qwen.manifest import write_manifest
 from workers.trees import fetch_tree
-from workers.verification import run, verification
+from workers.verification import origin_of, run, verification
 
 torch.set_num_threads(1)
 READER: Any = AutoModelForImageTextToText
@@ -89,6 +92,43 @@ def test_an_export_without_the_adapter_that_was_to_be_in_it_fails(
         verification(spec, desk.context(), settings)
 
     assert len(refused.value.complaints) == 3  # one for each layer, and no other tensor
+
+
+def test_without_a_dataset_the_questions_are_about_what_was_held_out_of_what_the_model_learned_from(
+    desk: Desk, settings: Settings, tmp_path: Path
+) -> None:
+    # given a model that says what it learned from
+    draw_dataset(tmp_path / "shapes", count=6, seed=9)
+    convert(
+        tmp_path / "shapes", tmp_path / "converted", ConversionOptions(split={"train": 2, "val": 1}), lambda *_: None
+    )
+    pack(tmp_path / "converted", tmp_path / "converted.zip")
+    dataset = desk.lay_down(tmp_path / "converted.zip", "converted.zip")
+    base = Path(shutil.copytree(DEMO_FOLDER, tmp_path / "base"))
+    write_manifest(base, manifest(dataset=str(dataset), spec={"held_out": "val"}))
+    model = desk.lay_down(base, "base")
+    context = desk.context()
+    export(ExportSpec(model=model, verify=False), context, settings)
+    tree = context.published[0]
+    desk.given[tree.id] = tree
+    spec = VerificationSpec(export=tree.id, model=model, dtype="base")
+    # when it is verified, then both are asked about two held-out pictures, and where these are gone, about drawn ones
+    assert verification(spec, desk.context(), settings).samples == 2
+    del desk.given[dataset]
+    assert verification(spec, desk.context(), settings).samples == 8
+
+
+def test_a_hubs_model_is_compared_in_the_revision_that_was_exported(desk: Desk, settings: Settings) -> None:
+    told = ExportResult(
+        base="hub:acme/tiny@c0ffee", merged=False, format="safetensors", dtype="bf16", parameters=1, bytes=1, files={}
+    )
+    export_id = desk.lay_down(DEMO_FOLDER, "model")
+    summary = desk.lay_down(told.model_dump_json().encode(), "summary.json")
+    context = desk.context()
+    for model, meant in (("hub:acme/tiny", told.base), ("hub:acme/tiny@main", told.base), ("demo", "demo")):
+        spec = VerificationSpec(export=export_id, model=model, summary=summary)
+        assert origin_of(spec, context) == meant
+    assert origin_of(VerificationSpec(export=export_id, model="hub:acme/tiny"), context) == "hub:acme/tiny"
 
 
 def test_what_is_no_export_or_no_model_is_refused(desk: Desk, settings: Settings, written: Path) -> None:

@@ -36,6 +36,18 @@ BOUNDS: Mapping[str, Bound] = {
 }
 
 
+_COMPUTED: Mapping[torch.dtype, str] = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+def bound_of(stored: str, computed: torch.dtype) -> Bound:
+    """How far an export may be whose weights are stored so, and that computes in that type: the coarser of both counts.
+
+    `stored` is one of `BOUNDS`, or `mixed`. Quantised weights are computed with in their own types.
+    """
+    kinds = (stored if stored in BOUNDS else "bf16", _COMPUTED.get(computed, "bf16"))
+    return max((BOUNDS[kind] for kind in kinds), key=lambda bound: bound.logits)
+
+
 @dataclass(frozen=True)
 class Judged:
     """What the comparison came to."""
@@ -90,7 +102,8 @@ def _apart(trios: Sequence[tuple[Question, Answered, Answered]], bound: Bound) -
 
 
 def _overlaps(given: str, made: str) -> Iterator[float]:
-    """The IoU of each box of the first answer with the one of the second that it is matched with; 0 with none."""
+    """The IoU of each box of the first answer with the one of the second that it is matched with; 0 for one alone."""
     truth, found = things(parse_answer(given)), things(parse_answer(made))
     pairs = {pair.truth: pair.iou for pair in match_by_overlap(truth, found)}
     yield from (pairs.get(at, 0.0) for at in range(len(truth)))
+    yield from (0.0 for _ in range(len(found) - len(pairs)))
