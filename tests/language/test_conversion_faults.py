@@ -51,6 +51,8 @@ def account(folder: Path, report: Mapping[str, Any]) -> list[dict[str, Any]]:
         assert counted["read"] == sum(counted.get(part, 0) for part in parts), counted
     refused = sum(row["annotations"] for row in rows if row["status"] == "refused")
     assert refused == totals["annotations"]["refused"]
+    ignored = sum(row["annotations"] for row in rows if row["status"] == "ignored")
+    assert ignored == totals["annotations"]["left_out"]
     with (folder / "report.csv").open(encoding="utf-8", newline="") as table:
         told = list(csv.DictReader(table))
     as_told = [

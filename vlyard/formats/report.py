@@ -16,10 +16,12 @@
                       pictures: read = kept + refused + left_out; annotations: read = the sum of all others
     rows              [{"file", "line", "entry", "status", "codes", "reason", "how", "annotations"}, …]
 
-There is a row for everything that was fixed, refused or ignored, and for what is odd and changes nothing (kept), in
-the order in which it was met. What the options leave out is ignored: of a picture's objects one row for each reason. `line` counts from 1 in files that are read by lines; elsewhere `entry` names the place,
-such as `annotations[12]`. `annotations` is how many of them the row accounts for, so that the rows that are refused,
-and those that are ignored, add up to the totals of what was refused and left out. The codes are those of `vlyard.formats.faults`. `report.csv` has the same rows.
+There is a row for everything that was fixed, refused or ignored, and for what is odd and changes nothing (kept), in the
+order in which it was met. What the options leave out is ignored: of a picture's objects one row for each reason. `line`
+counts from 1 in files that are read by lines; elsewhere `entry` names the place, such as `annotations[12]`.
+`annotations` is how many of them the row accounts for, so that the rows that are refused, and those that are ignored,
+add up to the totals of what was refused and left out. The codes are those of `vlyard.formats.faults`. `report.csv` has
+the same rows.
 """
 
 import csv
