@@ -2,20 +2,26 @@
 
 import threading
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from uuid_utils.compat import uuid7
 
 from api.desk import House
+from control import lifecycle
+from control.lifecycle import Ending, Rules
+from control.retrying import Backoff
 from control.settings import Settings
-from db import registry
-from db.models import Artefact, Job
+from db import leases, queue, registry
+from db.models import Artefact, Job, Outcome
 from db.registry import NewVersion
 from db.session import Database
 from tests.api.conftest import Join
 from tests.api.serving import serving
 from tests.api.visitor import Visitor
+from tests.db import rows
 from vlyard import Client, Conflict, NotFound
 from vlyard.jobs.state import State
 from vlyard.teams import Role
@@ -160,16 +166,53 @@ def test_a_shared_model_is_every_teams_to_use_and_its_own_teams_to_change(join: 
     assert delete(owner, open_one).status_code == 200
 
 
-def test_only_an_administrator_shares_what_is_imported(join: Join) -> None:
-    member, admin = join(Role.MEMBER), join()
-    spec = {"kind": "import", "source": "hub:Qwen/Qwen3-VL-2B-Instruct", "name": "qwen", "shared": True}
+IMPORT = {"kind": "import", "source": "hub:Qwen/Qwen3-VL-2B-Instruct", "name": "qwen"}
 
-    refused = member.post("/v1/jobs", {"spec": spec})
+
+def imported(visitor: Visitor, **spec: Any) -> str:
+    """The version that an import makes, from its submission to its end."""
+    weights = {"id": uuid7(), "name": "model", "media_type": "a/b", "key": str(uuid4()), "bytes": 1, "kind": "tree"}
+    job = UUID(visitor.submit(**IMPORT, **spec)["id"])
+    with database_of(visitor).transaction() as session:
+        worker = rows.worker(session, kinds=["import"])
+        [bell] = queue.dispatch(session, [[job]])
+        leases.claim(session, worker, bell.pairs, rows.LEASE)
+        result = {"model": None, "base": IMPORT["source"], "artefacts": {"model": str(weights["id"])}}
+        ending = Ending(bell.pairs[0], Outcome.SUCCEEDED, result, artefacts=[{**weights, "sha256": "0" * 64}])
+        lifecycle.finish(session, worker, [ending], Rules(30, Backoff(0, 0), Random(1)))
+        session.expire_all()
+        return str((session.get_one(Job, job).result or {})["model"])
+
+
+@pytest.mark.parametrize(
+    ("role", "spec", "shared"),
+    [
+        (Role.ADMIN, {}, True),
+        (Role.ADMIN, {"shared": True}, True),
+        (Role.ADMIN, {"shared": False}, False),
+        (Role.MEMBER, {}, False),
+        (Role.MEMBER, {"shared": False}, False),
+    ],
+)
+def test_what_an_administrator_imports_is_every_teams_and_what_a_member_imports_the_own_teams(
+    join: Join, role: Role, spec: dict[str, Any], shared: bool
+) -> None:
+    owner, colleague, stranger = join(role, "one-of-two"), join(Role.MEMBER, "one-of-two"), join(Role.MEMBER)
+
+    name = imported(owner, **spec)
+
+    assert colleague.get(f"/v1/models/{name}").json()["shared"] is shared
+    assert ask(colleague, model=name).status_code == 202
+    assert stranger.get(f"/v1/models/{name}").status_code == (200 if shared else 404)
+    assert ask(stranger, model=name).status_code == (202 if shared else 422)
+    assert (name in {each["id"] for each in stranger.get("/v1/models").json()["data"]}) is shared
+
+
+def test_a_member_cannot_share_what_is_imported(join: Join) -> None:
+    refused = join(Role.MEMBER).post("/v1/jobs", {"spec": {**IMPORT, "shared": True}})
 
     assert refused.status_code == 403
     assert [each["pointer"] for each in refused.json()["errors"]] == ["/spec/shared"]
-    assert admin.post("/v1/jobs", {"spec": spec}).status_code == 202
-    assert member.post("/v1/jobs", {"spec": {**spec, "shared": False}}).status_code == 202
 
 
 # --- the end --------------------------------------------------------------------------------------------------

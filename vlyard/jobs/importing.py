@@ -26,7 +26,11 @@ class ImportSpec(Spec):
         pattern=NAME_PATTERN, description="What the model is called: it becomes `<team>/<name>:<version>`."
     )
 
-    shared: bool = Field(False, description="Let every team use it. For administrators.")
+    shared: bool | None = Field(
+        None,
+        description="Let every team use it, which only an administrator may. Default: an administrator's imports are "
+        "for every team, a member's for their own.",
+    )
 
     @model_validator(mode="after")
     def _hub_has_it(self) -> Self:
