@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from control.failures import failure_of
-from db import dependencies
+from db import artefacts, dependencies
 from db.dependencies import Blocked, Needed
 from vlyard.errors import Complaint, DependencyFailed
 from vlyard.jobs.kinds import KINDS, Kind
@@ -93,7 +93,7 @@ def plan(session: Session, team: UUID, wanted: Sequence[Wanted], names: Mapping[
     needed = dependencies.lock_needed(
         session, team, (link.needs for link in flat if link.needs and link.needs not in own)
     )
-    complaints = [*_unusable(flat, own, needed), *_cycles(links)]
+    complaints = [*_unusable(flat, own, needed), *_deleted(session, team, flat, needed), *_cycles(links)]
     return Plan(links, needed, complaints)
 
 
@@ -124,6 +124,20 @@ def _unusable(links: Iterable[Link], own: Mapping[UUID, Kind], needed: Mapping[U
                 yield Complaint(link.where, f"there is no job {link.needs}", "name a job of your team")
             elif why := _never(found, link.reference.output):
                 yield Complaint(link.where, why, "name a job that can still have it, or its artefact's id")
+
+
+def _deleted(session: Session, team: UUID, links: Iterable[Link], needed: Mapping[UUID, Needed]) -> Iterator[Complaint]:
+    """A complaint at each field that names what a job made and is not there any more."""
+    made: dict[Link, UUID] = {}
+    for link in links:
+        found = needed.get(link.needs) if link.needs else None
+        if found and found.state is State.SUCCEEDED and link.reference.output in found.artefacts:
+            made[link] = UUID(found.artefacts[link.reference.output])
+    there = {file.id for file in artefacts.readable(session, team, made.values())} if made else set()
+    for link, artefact in made.items():
+        if artefact not in there:
+            what = f"there is no artefact {artefact} any more, which job {link.needs} made as {link.reference.output!r}"
+            yield Complaint(link.where, what, "name another one")
 
 
 def _cycles(links: Mapping[UUID, Sequence[Link]]) -> Iterator[Complaint]:

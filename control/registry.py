@@ -19,7 +19,7 @@ from db.registry import Known, NewVersion
 from vlyard.errors import Complaint, Conflict, Forbidden, InvalidInput, NotFound
 from vlyard.jobs.generation import ModelAlias, ModelVersion
 from vlyard.jobs.kinds import KINDS
-from vlyard.jobs.spec import Spec
+from vlyard.jobs.spec import Reference, Spec
 from vlyard.models import OUTPUT, absent, alias_in, manifest_of, named_in
 
 _MOST_USERS = 10  # jobs that are named when they keep a version from being deleted
@@ -52,6 +52,24 @@ def complaints(spec: Spec, where: str, there: Sequence[ModelVersion]) -> Iterato
     if name is None or name in there:
         return
     yield absent(name, there, f"{where}/spec/model")
+
+
+def hold(session: Session, wanted: Iterable[tuple[UUID, Spec]]) -> None:
+    """Keep the versions that the teams' specifications name from being deleted until their jobs are stored.
+
+    Who deletes one waits for that, and then sees the jobs. Who comes while one is deleted waits, and finds it gone.
+    """
+    asked: dict[UUID, tuple[set[ModelVersion], set[UUID], set[UUID]]] = {}
+    for team, spec in wanted:
+        version, weights = named_in(spec), _weights(spec)
+        makers = {each.job for _, each in spec.references() if each.job} if weights else set()
+        if version or weights:
+            names, artefacts_of, jobs_of = asked.setdefault(team, (set(), set(), set()))
+            names.update([version] if version else [])
+            artefacts_of.update(id for id in weights if not isinstance(id, Reference))
+            jobs_of.update(makers)
+    for team, named in asked.items():
+        registry.hold(session, team, *named)
 
 
 def version_of(session: Session, team: UUID, model: UUID | str) -> ModelVersion | None:
@@ -181,6 +199,7 @@ def delete(session: Session, caller: Caller, text: str) -> str:
         raise InvalidInput("Only a version can be deleted.", [what])
     team, row = _own(session, caller, text)
     name = str(ModelVersion(team, row.name, row.version))
+    removals.lock(session, row)
     if users := [*_users(session, caller, row, name)]:
         raise Conflict(f"{name} is in use", users)
     removals.remove(session, row)

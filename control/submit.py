@@ -230,6 +230,7 @@ class _Facts:
 
 
 def _facts(session: Session, asked: Sequence[tuple[Caller, Wanted]]) -> _Facts:
+    registry.hold(session, ((caller.team, wanted.submission.spec) for caller, wanted in asked))
     pools: set[str] = set()
     inputs: dict[UUID, set[UUID]] = {}
     for caller, wanted in asked:

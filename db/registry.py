@@ -12,8 +12,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from db.models import Model, ModelAlias, ModelName, Team
-from db.owned import usable
+from db.models import Artefact, Model, ModelAlias, ModelName, Team
+from db.owned import owned, usable
 from vlyard.errors import NotFound
 from vlyard.jobs.generation import ModelAlias as Alias
 from vlyard.jobs.generation import ModelVersion
@@ -94,6 +94,29 @@ def versions_of(session: Session, team: UUID, names: Collection[str]) -> Sequenc
     query = usable(Model, team).join(Team, Team.id == Model.team_id).where(Model.name.in_(names))
     rows = session.execute(query.with_only_columns(Team.name, Model.name, Model.version).order_by(Model.id))
     return [ModelVersion(*row) for row in rows]
+
+
+def hold(
+    session: Session,
+    team: UUID,
+    names: Collection[ModelVersion],
+    artefacts: Collection[UUID],
+    makers: Collection[UUID],
+) -> None:
+    """Keep versions from being deleted until the transaction ends, where the team may use them.
+
+    They are named by their names, by their weights, or by the jobs that made them. Waits for whoever deletes one.
+    """
+    own = owned(Artefact, team).where(Artefact.job_id.in_(makers)).with_only_columns(Artefact.id)
+    numbered = [(each.name, each.version) for each in names]
+    asked = or_(
+        tuple_(Model.name, Model.version).in_(numbered),
+        Model.artefact_id.in_(artefacts),
+        Model.job_id.in_(makers),
+        Model.artefact_id.in_(own),
+    )
+    query = usable(Model, team).where(asked).with_only_columns(Model.id).order_by(Model.id)
+    session.execute(query.with_for_update(read=True, key_share=True)).all()
 
 
 def page(session: Session, team: UUID, before: UUID | None, limit: int) -> Sequence[tuple[str, Model]]:

@@ -36,6 +36,11 @@ class Leftover(NamedTuple):
     kind: ArtefactKind
 
 
+def lock(session: Session, model: Model) -> None:
+    """Wait for those who are storing jobs that name the version, and have those who come later wait."""
+    session.execute(select(Model.id).where(Model.id == model.id).with_for_update()).all()
+
+
 def open_jobs(session: Session, model: Model, name: str, limit: int) -> Sequence[User]:
     """Jobs that have not ended and name the version, its artefact, or the output that it is; the oldest first.
 
