@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -56,4 +57,17 @@ def make_app(settings: Settings, heartbeat_seconds: float = HEARTBEAT_SECONDS) -
 def serve(settings: Settings) -> None:
     """Serve the API until the process is told to stop."""
     app = make_app(settings)
-    uvicorn.run(app, host=settings.api_host, port=settings.api_port, log_level="warning", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        app, host=settings.api_host, port=settings.api_port, log_level="warning", timeout_graceful_shutdown=5
+    )
+    _Server(config).run()
+
+
+class _Server(uvicorn.Server):
+    """One that, told to stop, first sends on those who wait: they get their answers, and hold up nobody."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        house: House | None = getattr(self.config.app.state, "house", None)  # type: ignore[union-attr]
+        if house is not None:
+            house.waiters.dismiss()
+        super().handle_exit(sig, frame)

@@ -1,9 +1,11 @@
 """What an endpoint works with: who asks, one transaction at a time, and a way to wait without holding one."""
 
-from collections.abc import Callable
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Annotated, TypeVar
+from functools import cached_property, partial
+from typing import Annotated, Any, TypeVar
 from uuid import UUID, uuid4
 
 from fastapi import Depends, Header, Query, Request
@@ -30,6 +32,23 @@ LONGEST_WAIT_SECONDS = 60.0
 _LONGEST_CHECK_SECONDS = 5.0
 
 
+class Admissions:
+    """Which keys were found to open something, or not, a moment ago: hundreds of streams ask, many with one key."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, tuple[float, asyncio.Task[Caller]]] = {}  # when, monotonic
+
+    async def ask(self, key: str, find: Callable[[], Coroutine[Any, Any, Caller]], seconds: float) -> None:
+        """Raise what `find` raises; it is called where nobody has called it for this key for so long."""
+        now = time.monotonic()
+        self._asked = {known: found for known, found in self._asked.items() if now - found[0] < seconds}
+        if key not in self._asked:
+            self._asked[key] = now, asyncio.create_task(find())
+        _, asked = self._asked[key]
+        await asyncio.wait([asked])  # who goes away meanwhile ends it for nobody
+        asked.result()
+
+
 @dataclass(frozen=True)
 class House:
     """The connections that one API process holds for its life."""
@@ -41,6 +60,7 @@ class House:
     waiters: Waiters
     intake: Intake
     storing: Storing = field(default_factory=Storing)
+    admissions: Admissions = field(default_factory=Admissions)
 
     @cached_property
     def readiness(self) -> Shared[None]:
@@ -78,6 +98,10 @@ class Desk:
         return await self.run_and_wake(
             lambda session, caller: submit(session, caller, submission, idempotency_key), Channel.WORK
         )
+
+    async def still_opens(self, seconds: float) -> None:
+        """Raises `Unauthenticated` where the key was taken back, as far as anybody who has it knew so long ago."""
+        await self.house.admissions.ask(self.key, partial(self.run, lambda _session, caller: caller), seconds)
 
     async def ended(self, job: UUID, seconds: float) -> None:
         """Wait for a job's end, for so long at most; the caller must have been allowed to see the job."""

@@ -38,4 +38,5 @@ async def show_events(job: UUID, desk: AtDesk, reading: AsRead, limit: Limit = 1
     page = await desk.run(read)
     if not reading.streamed:
         return page
-    return stream(event_messages(desk.house.waiters, job, page.next_after, page.ended, reading.heartbeat_seconds))
+    often = reading.heartbeat_seconds
+    return stream(event_messages(desk.house.waiters, job, page.next_after, page.ended, often), desk, often)

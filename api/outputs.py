@@ -21,7 +21,9 @@ from vlyard.jobs.output import Artefacts, LogPage
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _PIECES = 1000  # in one look
-Attempt = Annotated[int | None, Query(ge=1, description="The attempt's number; if not given, the newest one's.")]
+Attempt = Annotated[
+    int | None, Query(ge=1, lt=2**31, description="The attempt's number; if not given, the newest one's.")
+]
 Follow = Annotated[bool, Query(description="As a stream, like `Accept: text/event-stream`.")]
 _TEXTS: dict[int | str, dict[str, Any]] = {
     200: {"content": {kind: {"schema": {"type": "string"}} for kind in (PLAIN_TYPE, STREAM_TYPE)}}
@@ -35,8 +37,8 @@ async def show_log(
     """A page of the log; all of it with `Accept: text/plain`; as a stream while the attempt runs, with `follow`."""
     page = await desk.run(_page(job, attempt, reading.after))
     if follow or reading.streamed:
-        waiters = desk.house.waiters
-        return stream(log_messages(waiters, job, page.attempt, reading.after, reading.heartbeat_seconds))
+        waiters, often = desk.house.waiters, reading.heartbeat_seconds
+        return stream(log_messages(waiters, job, page.attempt, reading.after, often), desk, often)
     return StreamingResponse(_texts(desk, job, page), media_type=PLAIN_TYPE) if reading.plain else page
 
 

@@ -3,6 +3,7 @@
 A stream holds no thread and no database session while nothing happens.
 """
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,9 +13,10 @@ from fastapi import Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
+from api.desk import Desk
 from api.waiting import Waiters
 from db.models import JobEvent, JobLog
-from vlyard.errors import Complaint, InvalidInput
+from vlyard.errors import Complaint, InvalidInput, Unauthenticated, Unavailable
 from vlyard.jobs.events import DONE, STREAM_TYPE, Event
 from vlyard.jobs.output import LogPiece
 
@@ -27,9 +29,23 @@ _MOST_DIGITS = 9  # of an event's number
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-def stream(messages: AsyncIterator[str]) -> StreamingResponse:
-    """The answer that carries these messages, each as soon as it is there."""
-    return StreamingResponse(messages, media_type=STREAM_TYPE, headers=_HEADERS)
+def stream(messages: AsyncIterator[str], desk: Desk, look_seconds: float) -> StreamingResponse:
+    """The answer that carries these messages, each as soon as it is there, for as long as the key opens anything."""
+    return StreamingResponse(_while_admitted(messages, desk, look_seconds), media_type=STREAM_TYPE, headers=_HEADERS)
+
+
+async def _while_admitted(messages: AsyncIterator[str], desk: Desk, look_seconds: float) -> AsyncIterator[str]:
+    looked = time.monotonic()
+    async for each in messages:
+        if time.monotonic() - looked >= look_seconds:
+            try:
+                await desk.still_opens(look_seconds)
+            except Unauthenticated:  # it was taken back; who comes again hears so
+                return
+            except Unavailable:  # the next look finds it
+                pass
+            looked = time.monotonic()
+        yield each
 
 
 def message(type: str, data: BaseModel | None = None, seq: int | None = None) -> str:
@@ -48,6 +64,8 @@ async def event_messages(
 ) -> AsyncIterator[str]:
     """The job's events after a number, as they happen, until it has ended. `ended`: there are none after it."""
     while not ended:
+        if waiters.dismissed:
+            return  # whoever reads on does so elsewhere, from the last number
         found = await waiters.events_after(job, after, heartbeat_seconds)
         if not found:
             yield _HEARTBEAT
@@ -70,6 +88,8 @@ async def log_messages(
     """The pieces of an attempt's log after a number, as they come, until the attempt has ended."""
     over = False
     while not over:
+        if waiters.dismissed:
+            return
         said = await waiters.said_after(job, attempt, after, heartbeat_seconds)
         over = said.over
         if not said.pieces and not over:

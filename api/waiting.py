@@ -36,7 +36,8 @@ class Lookout(Generic[Wish, News]):
 
     def __init__(self, look: Callable[[Session, Sequence[Wish]], Mapping[Wish, News]]) -> None:
         self._look = look
-        self._waiting: defaultdict[Wish, set[asyncio.Future[News]]] = defaultdict(set)
+        self._is_over = False
+        self._waiting: defaultdict[Wish, set[asyncio.Future[News | None]]] = defaultdict(set)
 
     def wishes(self) -> Sequence[Wish]:
         """What is waited for now."""
@@ -53,6 +54,14 @@ class Lookout(Generic[Wish, News]):
                 if not future.done():
                     future.set_result(news)
 
+    def end(self) -> None:
+        """Have everybody's time be over, and that of whoever comes."""
+        self._is_over = True
+        for futures in self._waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
+
     def cancel(self) -> None:
         """Send everybody home."""
         for futures in self._waiting.values():
@@ -61,7 +70,9 @@ class Lookout(Generic[Wish, News]):
 
     async def wait(self, wish: Wish, seconds: float) -> News | None:
         """The news once there are any; None when the time is over."""
-        future: asyncio.Future[News] = asyncio.get_running_loop().create_future()
+        if self._is_over:
+            return None
+        future: asyncio.Future[News | None] = asyncio.get_running_loop().create_future()
         self._waiting[wish].add(future)
         try:
             return await asyncio.wait_for(future, seconds)
@@ -81,6 +92,7 @@ class Waiters:
         self._ends = Lookout[UUID, None](lambda session, ids: dict.fromkeys(jobs.ended(session, ids)))
         self._events = Lookout[events.Place, Sequence[JobEvent]](lambda session, at: events.news(session, at, _BATCH))
         self._logs = Lookout[logs.Place, logs.Said](lambda session, at: logs.news(session, at, _BATCH))
+        self.dismissed = False  # nobody is to wait any more: the process ends
         self._heard = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -90,6 +102,16 @@ class Waiters:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._watch())
         self._listener.start()
+
+    def dismiss(self) -> None:
+        """Let everybody who waits go on as if the time were over, from any thread; nobody waits from then on."""
+        self.dismissed = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._send_on)
+
+    def _send_on(self) -> None:
+        for lookout in (self._ends, self._events, self._logs):
+            lookout.end()
 
     async def stop(self) -> None:
         await run_in_threadpool(self._listener.stop)

@@ -10,12 +10,14 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from control.accounts import issue_key, revoke_key
 from control.settings import Settings
 from db.session import Database
 from tests.api.happenings import end, happen
 from tests.api.serving import serving
 from tests.api.visitor import Visitor
 from tests.system import eventually
+from vlyard.teams import Role
 
 HTTP = httpx.Client(trust_env=False, timeout=30, limits=httpx.Limits(max_connections=None))
 
@@ -114,6 +116,24 @@ def test_a_stream_tells_what_happens_while_it_is_open_and_ends_with_the_job(
         assert (third["id"], third["data"]["data"]["state"]) == ("3", "succeeded")
         assert done["event"] == "done"
         assert "id" not in done
+
+
+def test_a_stream_ends_when_its_key_is_taken_back(url: str, visitor: Visitor, database: Database) -> None:
+    job = visitor.submit()["id"]
+    for path in ("events", "logs?follow=true"):
+        with database.transaction() as session:
+            key = issue_key(session, visitor.get("/v1/me").json()["team"]["name"], Role.MEMBER)
+        headers = {"Authorization": f"Bearer {key}", "Accept": "text/event-stream"}
+        with HTTP.stream("GET", f"{url}/v1/jobs/{job}/{path}", headers=headers) as reply:
+            lines = reply.iter_lines()
+            # given a stream that goes on while nothing happens
+            assert [line for line, _ in zip(lines, range(6), strict=False)]
+            # when
+            with database.transaction() as session:
+                revoke_key(session, key)
+            # then
+            assert "event: done" not in list(lines)
+        assert HTTP.get(f"{url}/v1/jobs/{job}/{path}", headers=headers).status_code == 401
 
 
 def test_a_stream_goes_on_where_the_last_one_was_cut(url: str, visitor: Visitor, database: Database) -> None:

@@ -4,7 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import psutil
@@ -98,18 +101,29 @@ def test_a_flower_that_is_told_to_stop_ends_within_its_grace(system: System) -> 
 
 
 def test_an_api_that_is_told_to_stop_does_not_wait_for_those_who_follow_a_job(system: System) -> None:
-    # given somebody who follows a job, and somebody who waits for it
+    # given somebody who follows a job, somebody who waits for it, and a request that is under way
     url, job = system.start_api(), system.submit(seconds=600)
     headers = {"Authorization": f"Bearer {system.key()}"}
+    entries = {"jobs": [{"spec": {"kind": "noop"}}] * 1000}
     with (
+        ThreadPoolExecutor(3) as threads,
         httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as http,
         http.stream("GET", f"/v1/jobs/{job}/events", headers={"Accept": "text/event-stream"}) as reply,
     ):
         assert next(reply.iter_lines())
+        waiter = threads.submit(http.get, f"/v1/jobs/{job}?wait=60")
+        time.sleep(0.5)
+        under_way = threads.submit(http.post, "/v1/jobs:batch", json=entries)
+        time.sleep(0.3)
         # when the API is told to stop
         pid = system.supervisor.pid("api")
         os.kill(pid, signal.SIGTERM)
-        # then it ends within its grace
+        # then whoever waits is told how the job is now, and what was under way is answered and done
+        assert (waiter.result().status_code, waiter.result().json()["state"]) == (200, "queued")
+        assert under_way.result().status_code == 202
+        last = under_way.result().json()["data"][-1]["id"]
+        assert system.job(UUID(last)).state is State.QUEUED
+        # and it ends within its grace
         assert ended_within(pid, 15)
 
 
