@@ -18,6 +18,7 @@ import torch
 from control.settings import Settings, load_settings
 from vlyard.errors import Complaint, InvalidInput, WorkerStopping
 from vlyard.formats.archive import unpack
+from vlyard.jobs.importing import HUB
 from vlyard.jobs.training import CURVE, METRICS, MODEL, RECIPE, UNUSABLE, TrainingResult, TrainingSpec
 from workers.context import Context
 from workers.curves import draw_curves
@@ -49,6 +50,7 @@ def train(spec: TrainingSpec, context: Context, settings: Settings) -> TrainingR
         plan = Plan(
             spec=spec,
             base=source.folder,
+            known_as=_known_as(str(spec.model)),
             dataset=dataset,
             output=_made(context.folder / "learned"),
             resume=_checkpoint(context),
@@ -98,6 +100,10 @@ class Diary:
     def steps(self) -> Sequence[Step]:
         with self.path.open("rb") as file:
             return [Step.model_validate_json(line) for line in file]
+
+
+def _known_as(model: str) -> str | None:
+    return model.removeprefix(HUB).partition("@")[0] if model.startswith(HUB) else None
 
 
 def _dataset(spec: TrainingSpec, context: Context) -> Path:
@@ -184,6 +190,7 @@ def _manifest(
         prompt=learned.prompt,
         system=spec.system,
         chat_template=spec.chat_template,
+        chat_template_sha256=learned.template_sha256,
         min_pixels=learned.min_pixels,
         max_pixels=learned.max_pixels,
         dataset=str(spec.dataset),

@@ -11,11 +11,9 @@ import orjson
 import pytest
 import torch
 import yaml
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from tests.qwen.training_sets import dataset as dataset_of
-from tests.qwen.training_sets import row
+from tests.qwen.training_sets import LOST, changed, getting_lost
 from vlyard.demo.shapes import draw_splits
 from vlyard.errors import InvalidInput, OutOfMemory
 from vlyard.formats.convert import convert
@@ -95,17 +93,6 @@ def run(dataset: Path, tmp_path: Path) -> Run:
         return Heard(learned, steps, kept, output)
 
     return run
-
-
-FIRST = torch.tensor([0])
-
-
-def changed(folder: Path, name: str, how: Callable[[torch.Tensor], torch.Tensor]) -> Path:
-    """The demo model with one of its tensors changed."""
-    shutil.copytree(DEMO_FOLDER, folder)
-    weights = load_file(folder / "model.safetensors")
-    save_file({**weights, name: how(weights[name].float())}, folder / "model.safetensors", {"format": "pt"})
-    return folder
 
 
 def assert_weights_of(heard: Heard, checkpoint: Path) -> None:
@@ -321,29 +308,16 @@ def test_a_loss_that_is_no_number_ends_it_and_leaves_no_checkpoint(run: Run, tmp
 
 
 def test_one_that_gets_lost_later_leaves_the_model_of_its_last_good_checkpoint(run: Run, tmp_path: Path) -> None:
-    # given a base whose numbers end at a picture that is all white, which is one of nine
-    base = changed(
-        tmp_path / "base", "model.visual.patch_embed.proj.weight", lambda weight: weight.index_fill(0, FIRST, 1e17)
-    )
-    data = dataset_of(tmp_path / "data", [row(images=[f"{number}.png"]) for number in range(9)])
-    for number in range(9):
-        Image.new("RGB", (64, 64), "white" if number == 0 else "gray").save(data / f"{number}.png")
-    # when it is learned
-    fields: dict[str, Any] = {
-        "base": base,
-        "data": data,
-        "held_out": None,
-        "micro_batch": 1,
-        "accumulation": 1,
-        "seed": 3,
-    }
-    heard = run(**fields, checkpoint_steps=2, max_steps=9, learning_rate=1e-2)
+    base, data = tmp_path / "base", tmp_path / "data"
+    getting_lost(base, data)
+    fields = {"base": base, "data": data, **LOST}
+    heard = run(**fields, checkpoint_steps=2)
     # then it ends there, and the model is that of the checkpoint before
     assert heard.learned.lost == f"at step {len(heard.steps) + 1} the loss is nan and the gradients' norm is nan"
     assert heard.learned.steps == max(heard.kept) >= 2
     assert_weights_of(heard, heard.kept[heard.learned.steps])
     # and so it is where an attempt before has made that
-    resumed = run(**fields, checkpoint_steps=99, max_steps=9, learning_rate=1e-2, resume=max(heard.kept.values()))
+    resumed = run(**fields, checkpoint_steps=99, resume=max(heard.kept.values()))
     assert resumed.learned.lost == heard.learned.lost
     assert_weights_of(resumed, heard.kept[heard.learned.steps])
 

@@ -1,18 +1,22 @@
 """Small datasets of questions and answers, made for one test."""
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from vlyard.demo.shapes import draw_scenes
 from vlyard.formats.convert import convert
 from vlyard.jobs.conversion import ConversionOptions
 from vlyard.jobs.learning import LearningSpec
 from vlyard.jobs.training import TrainingSpec
+from workers.qwen.loading import DEMO_FOLDER
 from workers.qwen.training.collating import Item
 from workers.qwen.training.preparing import Prepared
 
@@ -51,3 +55,26 @@ def assert_same(one: Item, other: Item) -> None:
 
 def reasons(prepared: Prepared) -> dict[str, str]:
     return {each.sample: each.code for each in prepared.unusable}
+
+
+LOST: dict[str, Any] = {  # of a training of `getting_lost`: the white picture comes at its fifth step
+    "held_out": None, "micro_batch": 1, "accumulation": 1, "seed": 3, "max_steps": 9, "learning_rate": 1e-2,
+    "gradient_checkpointing": False,
+}  # fmt: skip
+
+
+def getting_lost(base: Path, data: Path) -> None:
+    """A base whose numbers end at a picture that is all white, and nine pictures, one of which is."""
+    first = torch.tensor([0])
+    changed(base, "model.visual.patch_embed.proj.weight", lambda weight: weight.index_fill(0, first, 1e17))
+    dataset(data, [row(images=[f"{number}.png"]) for number in range(9)])
+    for number in range(9):
+        Image.new("RGB", (64, 64), "white" if number == 0 else "gray").save(data / f"{number}.png")
+
+
+def changed(folder: Path, name: str, how: Callable[[torch.Tensor], torch.Tensor]) -> Path:
+    """The demo model with one of its tensors changed."""
+    shutil.copytree(DEMO_FOLDER, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, name: how(weights[name].float())}, folder / "model.safetensors", {"format": "pt"})
+    return folder

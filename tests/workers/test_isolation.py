@@ -12,10 +12,11 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from tests.qwen.training_sets import LOST, getting_lost
 from tests.system import System, eventually
 from vlyard.demo.shapes import draw_dataset
 from vlyard.errors import Cancelled, ChildDied
-from vlyard.files import Stored, sha256_of
+from vlyard.files import ArtefactKind, Stored, sha256_of
 from vlyard.formats.archive import pack
 from vlyard.formats.convert import convert
 from vlyard.jobs.conversion import ConversionOptions
@@ -63,6 +64,12 @@ def _small(folder: Path) -> Path:
     return folder / "shapes.zip"
 
 
+def _packed(folder: Path) -> Path:
+    archive = folder.with_suffix(".zip")
+    pack(folder, archive)
+    return archive
+
+
 def _large(folder: Path) -> Path:
     """A set whose conversion takes many seconds."""
     draw_dataset(folder / "one", count=1, seed=1, side=32)
@@ -105,6 +112,24 @@ def test_an_error_in_a_child_comes_back_with_its_complaints(system: System, hold
 
 
 @pytest.mark.usefixtures("child_environment")
+def test_what_a_child_rescued_before_it_failed_comes_back_with_its_error(
+    system: System, hold: Hold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a training that gets lost after a good checkpoint
+    getting_lost(tmp_path / "models" / "fragile", tmp_path / "data")
+    monkeypatch.setenv("VLYARD_MODELS_DIR", str(tmp_path / "models"))
+    assignment = _assignment(system, _packed(tmp_path / "data"), tmp_path / "scratch")
+    spec = {"kind": "training", "model": "fragile", "dataset": str(assignment.inputs[0].id), **LOST}
+    training = assignment.model_copy(update={"kind": "training", "spec": {**spec, "checkpoint_steps": 4}})
+    # when a child does it, then its error comes with what it rescued
+    with pytest.raises(HandlerFailed) as failed:
+        run_isolated(training, hold, GRACE_SECONDS)
+    [tree] = failed.value.rescued
+    assert (tree.name, tree.kind) == ("model", ArtefactKind.TREE)
+    assert str(tree.id) in str(failed.value.failure)
+
+
+@pytest.mark.usefixtures("child_environment")
 def test_a_child_that_is_killed_from_outside_is_told_by_its_signal(system: System, hold: Hold, tmp_path: Path) -> None:
     # given a child at work
     assignment = _assignment(system, _large(tmp_path), tmp_path / "scratch")
@@ -119,6 +144,29 @@ def test_a_child_that_is_killed_from_outside_is_told_by_its_signal(system: Syste
     with pytest.raises(ChildDied, match="SIGKILL"):
         run_isolated(assignment, hold, GRACE_SECONDS)
     killer.join()
+
+
+@pytest.mark.usefixtures("child_environment")
+def test_a_grandchild_that_is_killed_ends_the_attempt_which_says_so_and_leaves_none_behind(
+    system: System, hold: Hold, tmp_path: Path
+) -> None:
+    # given a child at work, with helpers of its own
+    assignment = _assignment(system, _large(tmp_path), tmp_path / "scratch")
+    family: list[psutil.Process] = []
+
+    def kill() -> None:
+        (child,) = eventually(_children)
+        family.extend(eventually(lambda: child.children(recursive=True)))
+        family[0].send_signal(signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    # when one of those is killed, then the attempt fails for that, and does not wait for it
+    with pytest.raises(HandlerFailed) as caught:
+        run_isolated(assignment, hold, GRACE_SECONDS)
+    killer.join()
+    assert caught.value.failure.code == "child_died"
+    eventually(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family))
 
 
 @pytest.mark.usefixtures("child_environment")

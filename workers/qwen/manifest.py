@@ -28,6 +28,7 @@ class Manifest(BaseModel):
     prompt: str | None  # the first sample's question
     system: str | None
     chat_template: str | None  # Jinja; None: the base's own
+    chat_template_sha256: str | None = None  # of the one that was used, also where it is the base's own
     min_pixels: int
     max_pixels: int
     dataset: str  # the artefact that was learned

@@ -4,6 +4,7 @@
 last checkpoint where there is one   5. save the model
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from workers.qwen.memory import naming_out_of_memory
 from workers.qwen.training.asking import score_held_out
 from workers.qwen.training.callbacks import Narrator, peak_bytes
 from workers.qwen.training.checkpoints import take_best, whole_ones
+from workers.qwen.training.llama_factory import save_recipe
 from workers.qwen.training.parts import let_learn
 from workers.qwen.training.plan import Learned, Listener, Plan
 from workers.qwen.training.precision import Numbers, choose_numbers, in_four_bits
 from workers.qwen.training.preparing import Prepared, open_processor, prepare
 from workers.qwen.training.ranks import learn_in_ranks
 from workers.qwen.training.recipe import Batch, arguments, batch_of
-from workers.qwen.training.saving import save_model, save_recipe, without_numbers
+from workers.qwen.training.saving import save_model, without_numbers
 from workers.qwen.training.trainer import WholeTrainer
 
 _LAST = 10  # the loss that is told is the mean over the last of so many parts of the steps
@@ -85,7 +87,7 @@ def _end(plan: Plan, trainer: WholeTrainer, narrator: Narrator, prepared: Prepar
         return
     state = trainer.state
     best = narrator.best_step(state.log_history)
-    goes_back = best not in {None, state.global_step}
+    goes_back = best not in {None, state.global_step} and plan.checkpoints
     if goes_back:
         trainer.take_weights(narrator.best)
     narrator.at_the_end = True
@@ -94,7 +96,7 @@ def _end(plan: Plan, trainer: WholeTrainer, narrator: Narrator, prepared: Prepar
         trainer.evaluate()
     save_model(trainer, processor, plan, prepared)
     if trainer.is_world_process_zero():
-        save_recipe(plan, prepared, state.max_steps)
+        save_recipe(plan, prepared, processor, state.max_steps)
 
 
 def _told_of_numbers(trainer: WholeTrainer) -> str | None:
@@ -161,6 +163,7 @@ def _trainer(plan: Plan, model: Model, prepared: Prepared, narrator: Narrator, h
 
 
 def _told(plan: Plan, trainer: Any, narrator: Narrator, prepared: Prepared, numbers: Numbers) -> Learned:
+    template = str(plan.spec.chat_template or prepared.learned.processor.chat_template)
     state, first = trainer.state, _resumed_at(plan)
     losses = [each["loss"] for each in state.log_history if "loss" in each]
     last = losses[-max(1, len(losses) // _LAST) :]
@@ -179,7 +182,7 @@ def _told(plan: Plan, trainer: Any, narrator: Narrator, prepared: Prepared, numb
         held_out_loss=narrator.held_out_loss,
         scores=narrator.scores,
         stopped_early=narrator.stopped_early,
-        best_step=narrator.best_step(state.log_history),
+        best_step=narrator.best_step(state.log_history) if plan.checkpoints else None,
         resumed_at=first,
         micro_batch=trainer.args.per_device_train_batch_size,
         accumulation=trainer.args.gradient_accumulation_steps,
@@ -188,6 +191,7 @@ def _told(plan: Plan, trainer: Any, narrator: Narrator, prepared: Prepared, numb
         min_pixels=prepared.min_pixels,
         max_pixels=prepared.max_pixels,
         prompt=prepared.prompt,
+        template_sha256=hashlib.sha256(template.encode()).hexdigest(),
         precision=numbers.name,
         device="cuda" if torch.cuda.is_available() else "cpu",
         seconds=narrator.spent,

@@ -20,9 +20,11 @@ class Plan(BaseModel):
 
     spec: TrainingSpec  # `model` and `dataset` are not looked at: the folders stand for them
     base: Path  # a whole checkpoint
+    known_as: str | None = None  # what others know the base by, `owner/name` of a hub; else its folder's name
     dataset: Path  # unpacked
     output: Path  # where `model` and the checkpoints are written
     resume: Path | None = None  # a checkpoint's folder, as it was told to `saved`
+    checkpoints: bool = True  # whether there are any: without them a training that is stopped begins anew
     halved: int = 0  # how many times memory ran out before: micro-batches are halved so often, accumulation doubled
 
 
@@ -82,6 +84,7 @@ class Learned:
     min_pixels: int  # the budget that pictures were brought into
     max_pixels: int
     prompt: str | None  # the first sample's question
+    template_sha256: str  # of the chat template that was used, whoever's it is
     precision: Precision
     device: str
     seconds: float

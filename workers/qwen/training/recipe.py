@@ -75,7 +75,7 @@ def arguments(spec: TrainingSpec, batch: Batch, numbers: Numbers, plan: Plan, pr
         activation_checkpointing_kwargs={"use_reentrant": False} if spec.gradient_checkpointing else None,
         logging_steps=1,
         logging_nan_inf_filter=False,  # a loss that is no number has to be seen
-        save_strategy="steps",
+        save_strategy="steps" if plan.checkpoints else "no",
         save_steps=spec.checkpoint_steps,
         save_total_limit=spec.keep_checkpoints,
         eval_strategy="steps" if measured else "no",
