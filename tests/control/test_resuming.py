@@ -15,7 +15,7 @@ from control.lifecycle import Ending, Rules
 from control.resuming import Resumption
 from control.retrying import Backoff
 from control.sweeping import Sweeper
-from db import leases, queue
+from db import artefacts, leases, queue
 from db.checkpoints import Kept
 from db.clock import from_now
 from db.leases import Claimed
@@ -256,6 +256,25 @@ def test_the_checkpoints_of_an_ended_job_go_after_a_while_with_what_never_was_on
     assert [each for each in course.stored() if "checkpoint-" in each and "notes" not in each] == []
     # and what the job made besides stays where the attempt succeeded
     assert ("2/checkpoint-notes.txt" in course.stored()) == (ending[0] is Outcome.SUCCEEDED)
+
+
+def test_what_a_failed_attempt_rescued_is_an_artefact_that_stays(course: Course, sweeper: Sweeper) -> None:
+    # given an attempt that failed for good, and has stored a model and something that nobody names
+    for name in ("model/manifest.json", "model/files/a", "half"):
+        course.vlyard.store.put_bytes(f"{course.place(0).rpartition('/')[0]}/{name}", b"{}", "application/json")
+    key = f"{course.place(0).rpartition('/')[0]}/model/manifest.json"
+    model = {"id": uuid4(), "name": "model", "media_type": "a/b", "key": key, "bytes": 2, "sha256": "0" * 64}
+    tree = {**model, "kind": "tree"}
+    ending = Ending(course.pair, Outcome.FAILED, failure=failure_of(InvalidInput()), artefacts=[], rescued=[tree])
+    with course.vlyard.database.transaction() as session:
+        assert lifecycle.finish(session, course.worker, [ending], RULES)[course.pair] is State.FAILED
+    # when what failed attempts left is swept
+    course.age()
+    sweeper.sweep()
+    # then the model is there whole, and can be a job's input
+    assert course.stored() == ["1/model"]
+    with course.vlyard.database.transaction() as session:
+        assert [row.name for row in artefacts.ready(session, course.team, {model["id"]})] == ["model"]
 
 
 def test_an_artefact_that_is_called_like_a_checkpoint_stays(course: Course, sweeper: Sweeper) -> None:
