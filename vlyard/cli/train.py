@@ -84,7 +84,8 @@ def _tell(wanted: Sequence[Entry], results: Mapping[str | None, Result]) -> None
     console = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
     for warning in checked.warnings:
         console.print(f"warning: {warning}", soft_wrap=True)
-    console.print(score(measured, _training(wanted).held_out))
+    console.print(score(measured))
+    console.print(overall(measured, _training(wanted).held_out), soft_wrap=True)
     asking = ["vlyard", "inference", "--model", str(trained.model), "--image", "PICTURE"]
     line = shlex.join([*asking, "--prompt", checked.prompt or DEFAULT_PROMPT])
     console.print(f"\nThe model is {trained.model}. Ask it:\n  {line}", soft_wrap=True)  # to be copied
@@ -123,15 +124,19 @@ def expect_held_out(wanted: Sequence[Entry], splits: Collection[str] | None) -> 
     raise InvalidInput("Nothing is held out", [Complaint("--held-out", what, fix)])
 
 
-def score(measured: EvaluationResult, held_out: str | None) -> Table:
-    """The primary figures, with their confidence intervals where there are any, and what they were measured on."""
+def score(measured: EvaluationResult) -> Table:
+    """The primary figures, with their confidence intervals where there are any."""
     table = Table("IOU", "PRECISION", "RECALL", "F1", box=None, pad_edge=False)
     for at in (measured.at_50, measured.at_75):
         table.add_row(f"{at.iou:.2f}", *(_said(at, name) for name in ("precision", "recall", "f1")))
+    return table
+
+
+def overall(measured: EvaluationResult, held_out: str | None) -> str:
+    """The other figures in a line, and what all were measured on."""
     rate = "" if measured.map_50 is None else f", mAP@50 {measured.map_50:.3f}"
     of = f"held-out questions, of the split {held_out}" if held_out else "questions, none of which was held out"
-    table.caption = f"mean IoU {measured.mean_iou.value:.3f}{rate}, over {measured.samples} {of}"
-    return table
+    return f"mean IoU {measured.mean_iou.value:.3f}{rate}, over {measured.samples} {of}"
 
 
 def _said(at: AtIou, name: str) -> str:
