@@ -197,8 +197,8 @@ class LeaseKeeper:
             for pair, told in progress.items():
                 leases.record_progress(session, self._worker, pair, told.model_dump(mode="json"))
             for pair, notes in metrics.items():
-                for noted in notes:
-                    leases.record_metrics(session, self._worker, pair, noted)
+                for each in notes:
+                    leases.record_metrics(session, self._worker, pair, each)
             logs.append(session, self._worker, pieces)
             if begun:
                 leases.note_starts(session, self._worker, {hold.pair: asked_at - hold.began_at for hold in begun})

@@ -263,8 +263,10 @@ def test_what_a_failed_attempt_rescued_is_an_artefact_that_stays(course: Course,
     for name in ("model/manifest.json", "model/files/a", "half"):
         course.vlyard.store.put_bytes(f"{course.place(0).rpartition('/')[0]}/{name}", b"{}", "application/json")
     key = f"{course.place(0).rpartition('/')[0]}/model/manifest.json"
-    model = {"id": uuid4(), "name": "model", "media_type": "a/b", "key": key, "bytes": 2, "sha256": "0" * 64}
-    tree = {**model, "kind": "tree"}
+    model = uuid4()
+    tree = {
+        "id": model, "name": "model", "media_type": "a/b", "key": key, "bytes": 2, "sha256": "0" * 64, "kind": "tree",
+    }  # fmt: skip
     ending = Ending(course.pair, Outcome.FAILED, failure=failure_of(InvalidInput()), artefacts=[], rescued=[tree])
     with course.vlyard.database.transaction() as session:
         assert lifecycle.finish(session, course.worker, [ending], RULES)[course.pair] is State.FAILED
@@ -274,7 +276,7 @@ def test_what_a_failed_attempt_rescued_is_an_artefact_that_stays(course: Course,
     # then the model is there whole, and can be a job's input
     assert course.stored() == ["1/model"]
     with course.vlyard.database.transaction() as session:
-        assert [row.name for row in artefacts.ready(session, course.team, {model["id"]})] == ["model"]
+        assert [row.name for row in artefacts.ready(session, course.team, {model})] == ["model"]
 
 
 def test_an_artefact_that_is_called_like_a_checkpoint_stays(course: Course, sweeper: Sweeper) -> None:

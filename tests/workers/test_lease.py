@@ -91,9 +91,9 @@ def test_the_newest_of_what_was_measured_since_the_last_beat_reaches_the_events(
         hold.note({"step": 100})
         eventually(lambda: told() == [{"step": 99}, {"step": 100}])
         # and what only an older one says, such as a score, is not lost
-        scored = {"step": 101, "held_out_loss": 0.5}
-        for step in (scored, {"step": 102}, {"step": 103}):
-            hold.note(step)
+        scored: dict[str, object] = {"step": 101, "held_out_loss": 0.5}
+        for noted in (scored, {"step": 102}, {"step": 103}):
+            hold.note(noted)
         eventually(lambda: told()[2:] == [scored, {"step": 103}])
 
 
