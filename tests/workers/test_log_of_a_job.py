@@ -1,7 +1,10 @@
 """What a job's handler says, through a real worker: to be read while it runs, and kept when it has ended."""
 
+import time
 from pathlib import Path
+from uuid import UUID
 
+import psutil
 from sqlalchemy import select
 
 from db import artefacts, logs
@@ -19,23 +22,35 @@ def test_what_an_isolated_handler_prints_is_in_the_rows_and_in_an_artefact(syste
     # given a worker whose children print something, and a data set
     system.environment.update(PRINTS)
     system.start_dispatcher()
-    system.start_worker()
+    worker = system.start_worker()
     draw_dataset(tmp_path / "shapes", count=2, seed=1)
     pack(tmp_path / "shapes", tmp_path / "shapes.zip")
     source = system.upload(caller := system.caller(), "shapes.zip", (tmp_path / "shapes.zip").read_bytes())
-    # when it has been converted
     job = system.submit(caller, kind="conversion", source=str(source))
+    # when it is being converted, then what was printed by now can be read
+    [child] = eventually(lambda: psutil.Process(worker).children(), 60, "the child")
+    time.sleep(0.3)
+    child.suspend()
+    assert eventually(lambda: _said(system, job).pieces, 30, "something to read")
+    assert (system.job(job).state, _said(system, job).over) == (State.RUNNING, False)
+    child.resume()
+    # and when it has been converted
     assert system.ended(job).state is State.SUCCEEDED
     # then what was printed is in the rows, whole, and in a file of the attempt
     with system.database.transaction() as session:
-        said = logs.news(session, [Place(job, 1, 0)], 100)[Place(job, 1, 0)]
         [file] = [row for row in artefacts.made_by(session, caller.team, job) if row.name == "log.txt"]
+    said = _said(system, job)
     text = "".join(piece.text for piece in said.pieces)
     assert said.over
     assert "vlyard.formats.convert" in text
     assert "Fatal" not in text
     assert file.attempt == 1
     assert b"".join(system.store.read(file.key)).decode() == text
+
+
+def _said(system: System, job: UUID) -> logs.Said:
+    with system.database.transaction() as session:
+        return logs.news(session, [Place(job, 1, 0)], 100).get(Place(job, 1, 0), logs.Said((), over=False))
 
 
 def test_an_attempt_that_fails_keeps_its_log(system: System) -> None:
