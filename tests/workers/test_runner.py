@@ -22,7 +22,6 @@ from vlyard.jobs.inference import InferenceResult
 from vlyard.jobs.kinds import KINDS, Device, Isolation
 from vlyard.jobs.state import State
 from vlyard.jobs.view import Submission
-from vlyard.jobs.state import State
 from workers.asking import own_models
 from workers.completer import Completer
 from workers.lease import LeaseKeeper
