@@ -86,7 +86,8 @@ class Asker:
                 Turn(each.role, tuple(part if isinstance(part, str) else next(pictures) for part in each.content))
                 for each in said
             ]
-            request = Request(tuple(turns), sampling_of(spec), budget, scored, self.system)
+            alike = spec.preset or spec.prompt or ""
+            request = Request(tuple(turns), sampling_of(spec), budget, scored, alike, self.system)
             return self.engine.ask(request, self.check), [size for _, size in looked]
 
     def _look(self, given: Given, budget: Budget) -> tuple[Shown, PictureSize]:

@@ -47,6 +47,13 @@ def ask(image: UUID, **more: object) -> InferenceSpec:
     return InferenceSpec.model_validate({"image": image, "prompt": DEFAULT_PROMPT, "do_sample": False, **more})
 
 
+def test_a_worker_that_asks_models_says_what_it_found_at_its_start(running: Running) -> None:
+    workers = [worker for pool in running.client.pools() for worker in pool.workers if "inference" in worker.kinds]
+
+    assert [worker.self_test["ok"] for worker in workers] == [True] * len(workers)
+    assert {check["name"] for worker in workers for check in worker.self_test["checks"]} >= {"attention", "tokenizer"}
+
+
 def test_jobs_that_wait_together_are_answered_in_a_batch_and_each_as_if_it_were_alone(
     running: Running, shapes: Path
 ) -> None:

@@ -223,6 +223,17 @@ def test_every_row_samples_in_its_own_way(demo: LoadedModel) -> None:
     assert [said.rows for said in together] == [4] * 4
 
 
+def test_a_question_waits_for_company_as_long_as_the_setting_says_and_no_longer(demo: LoadedModel) -> None:
+    question = replace(requests()[3], sampling=replace(GREEDY, max_new_tokens=1))
+    with closing(Engine(demo, replace(TOGETHER, wait_seconds=0.5))) as engine:
+        patient = engine.ask(question)
+    with closing(Engine(demo, replace(TOGETHER, wait_seconds=0))) as engine:
+        hasty = engine.ask(question)
+
+    assert 0.4 < patient.waited_seconds < 3  # what is over is a busy machine's
+    assert hasty.waited_seconds < 0.4
+
+
 def test_a_batch_takes_no_more_tokens_than_it_may(demo: LoadedModel) -> None:
     question = requests()[0]
     one = len(encode(demo.processor, question).ids) + question.sampling.max_new_tokens
@@ -233,6 +244,46 @@ def test_a_batch_takes_no_more_tokens_than_it_may(demo: LoadedModel) -> None:
 
     assert max(each.rows for each in said) == 2
     assert len({each.text for each in said}) == 1
+
+
+def test_more_go_together_once_answers_are_known_to_be_shorter_than_they_may_be(
+    demo: LoadedModel, expected: list[str]
+) -> None:
+    question = replace(requests()[0], sampling=replace(GREEDY, max_new_tokens=1_000))
+    room = 2 * (len(encode(demo.processor, question).ids) + 1_000)
+    limits = replace(TOGETHER, batch_tokens=room, batch_rows=8, wait_seconds=2)
+
+    with closing(Engine(demo, limits)) as engine:
+        first, second = ([each.result() for each in submit(engine, [question] * 8)] for _ in range(2))
+        other = submit(engine, [replace(question, alike="another")] * 8)
+
+    assert sorted(each.rows for each in first)[3] <= 2  # four answers have to be known
+    assert {each.rows for each in second} == {8}
+    assert min(each.result().rows for each in other) <= 2  # of which nothing is known
+    assert {each.text for each in first + second} == {expected[0]}
+
+
+def test_answers_longer_than_was_expected_are_right_and_the_last_who_came_go_on_later(demo: LoadedModel) -> None:
+    # given four short answers to questions that are alike, and room for four of them
+    short, long = (replace(requests()[at], sampling=replace(GREEDY, max_new_tokens=150)) for at in (1, 3))
+    with closing(Engine(demo, replace(TOGETHER, batch_rows=1))) as engine:
+        expected = engine.ask(long)
+    rows: list[int] = []
+    limits = replace(TOGETHER, batch_tokens=4 * 60, wait_seconds=0.2)
+
+    with (
+        a_model_that(demo, lambda count, tokens: rows.append(count if tokens == 1 else 0)) as watched,
+        closing(Engine(watched, limits)) as engine,
+    ):
+        for _ in range(4):
+            assert engine.ask(short).completion_tokens < 40
+        rows.clear()
+        said = [each.result() for each in submit(engine, [long] * 4)]
+
+    assert {each.text for each in said} == {expected.text}
+    assert [each.completion_tokens for each in said] == [150] * 4
+    assert [count for count in (4, 3, 2, 1) if count in rows] == [4, 3, 2, 1]
+    assert rows.index(2) < 130  # they left while the others went on
 
 
 def test_one_cancelled_row_keeps_its_words_so_far_and_leaves_the_others_alone(

@@ -51,6 +51,20 @@ def test_a_model_is_loaded_once_and_warm_afterwards(yard: Yard) -> None:
     assert models.bytes == first.loaded.bytes
 
 
+def test_a_model_whose_files_were_replaced_is_loaded_anew_and_so_is_what_shares_it(yard: Yard) -> None:
+    models, (one, *_) = yard.models(4), yard.sources
+    tuned = yard.adapter("tuned")
+    with models.hold(tuned), models.hold(one) as before:
+        pass
+
+    build_untrained(one.folder, seed=7)
+    with models.hold(tuned) as other, models.hold(one) as after:
+        assert (other.warm, after.warm) == (False, True)
+        assert after.loaded is not before.loaded
+
+    assert yard.loads == ["one", "tuned"] * 2
+
+
 def test_a_model_that_several_threads_ask_for_is_loaded_once(yard: Yard) -> None:
     models, together = yard.models(3), threading.Barrier(4)
 

@@ -8,11 +8,11 @@ class Size(NamedTuple):
     """What a question takes, in tokens."""
 
     reads: int  # that are there
-    speaks: int  # that may yet come
+    speaks: int  # that are expected to come
 
 
 class Room(NamedTuple):
-    """What a batch may take: its rows × (the longest that is read + the longest that may yet come) are its tokens."""
+    """What a batch may take: its rows × (the longest that is read + the longest that is to come) are its tokens."""
 
     tokens: int
     rows: int

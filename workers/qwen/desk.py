@@ -46,6 +46,15 @@ class Desk:
             self._waiting[:0] = tickets
             self._fewer_rows, self._fewer_until = max(rows, 1), time.monotonic() + _SHORTAGE_SECONDS
 
+    def rows_for(self, length: int) -> int:
+        """How many rows of so many tokens a batch may have; one always."""
+        return max(1, self._room.tokens // length)
+
+    def put_back_for_room(self, tickets: Sequence[Ticket]) -> None:
+        """These go on later, before all others: their companions' answers became longer than was expected."""
+        with self._changed:
+            self._waiting[:0] = tickets
+
     def put_back_alone(self, tickets: Sequence[Ticket]) -> None:
         """These begin anew, before all others and one by one: it is not known which of them is at fault."""
         with self._changed:

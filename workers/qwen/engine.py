@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from workers.qwen.companions import Room
 from workers.qwen.desk import Desk, closed
 from workers.qwen.features import FeatureCache
 from workers.qwen.inputs import encode, patches, pixels_a_token, show, tokens_of
+from workers.qwen.lengths import Lengths
 from workers.qwen.loading import LoadedModel
 from workers.qwen.request import Budget, Request, Shown
 from workers.qwen.sampling import seeded
@@ -42,7 +44,7 @@ def _nobody(words: str) -> None:
 class Limits:
     """How much a model does at a time."""
 
-    batch_tokens: int  # of a batch: its rows × (longest question + longest answer that may come)
+    batch_tokens: int  # of a batch: its rows × (longest question + longest answer that is expected)
     batch_rows: int
     wait_seconds: float  # that a question waits for company, where nobody runs
     feature_bytes: int  # of pictures' features that are kept
@@ -78,6 +80,7 @@ class Engine:
     def __init__(self, loaded: LoadedModel, limits: Limits) -> None:
         self._loaded: LoadedModel | None = loaded
         self._features = FeatureCache(limits.feature_bytes)
+        self._lengths = Lengths()
         self._desk = Desk(Room(limits.batch_tokens, limits.batch_rows), limits.wait_seconds)
         self._thread = threading.Thread(
             target=serve, args=(loaded, self._desk, self._features), name=f"engine of {loaded.name}", daemon=True
@@ -111,12 +114,14 @@ class Engine:
         asked = time.monotonic()
         loaded = self._model()
         check()
-        ticket = _ticket(loaded, request, self._features, check, listened=told is not _nobody)
+        ticket = _ticket(loaded, request, self._features, self._lengths, check, listened=told is not _nobody)
         self._desk.add(ticket)
         try:
             ended = _outcome(ticket, told)
         finally:
             ticket.over = True
+        if ended.reason != "cancelled":
+            self._lengths.note(_alike(request), len(ended.tokens))
         assert ticket.began is not None
         assert ticket.first is not None
         encoded = ticket.row.encoded
@@ -151,7 +156,13 @@ class Engine:
 
 
 def _ticket(
-    loaded: LoadedModel, request: Request, features: FeatureCache, check: Callable[[], None], *, listened: bool
+    loaded: LoadedModel,
+    request: Request,
+    features: FeatureCache,
+    lengths: Lengths,
+    check: Callable[[], None],
+    *,
+    listened: bool,
 ) -> Ticket:
     sampling = request.sampling
     encoded = encode(loaded.processor, request)
@@ -164,7 +175,13 @@ def _ticket(
         if ahead <= _PATCHES_AHEAD and features.get(shown.key) is None:
             row.pixels[shown.key] = patches(loaded.processor, shown)
     words = Transcript(loaded.processor, sampling.stop) if sampling.stop or listened else None
-    return Ticket(row, min(sampling.max_new_tokens, room), check, words, listened)
+    limit = min(sampling.max_new_tokens, room)
+    return Ticket(row, limit, check, words, listened, partial(lengths.expected, _alike(request), limit))
+
+
+def _alike(request: Request) -> tuple[str, int]:
+    """What questions share whose answers have about the same length."""
+    return request.alike, request.sampling.max_new_tokens
 
 
 def _expect_room(loaded: LoadedModel, tokens: int) -> int:

@@ -6,7 +6,7 @@ processor   4. read the weights   5. see that they are numbers   6. put the adap
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -168,10 +168,14 @@ def choose_attention(
     return Attention(FLASH, "flash-attn is installed, and the GPU can run it")
 
 
-def attention_here(dtype: torch.dtype) -> Attention:
-    """The attention implementation for this machine and what is computed in."""
+def attention_here(dtype: torch.dtype, cards: Sequence[int] = ()) -> Attention:
+    """The attention implementation for what is computed in on these cards, the weakest of which decides for all.
+
+    Without any it is for the card that torch takes by itself.
+    """
     device = _device()
-    capability = torch.cuda.get_device_capability() if device == "cuda" else (0, 0)
+    chosen = cards or (torch.cuda.current_device(),) if device == "cuda" else ()
+    capability = min(map(torch.cuda.get_device_capability, chosen), default=(0, 0))
     return choose_attention(device, dtype, capability, device == "cuda" and _flash_attention_works())
 
 
@@ -184,9 +188,8 @@ class _Plan(NamedTuple):
 def _plan(folder: Path, gpus: int) -> _Plan:
     device = _device()
     precision = DTYPES[device]
-    attention = attention_here(precision.dtype)
     placement = place(weight_bytes(folder, precision.dtype.itemsize), cards(), gpus)
-    return _Plan(precision, attention, placement)
+    return _Plan(precision, attention_here(precision.dtype, placement.cards), placement)
 
 
 def _device() -> str:

@@ -43,4 +43,5 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     budget: Budget = field(default_factory=Budget)
     scored: bool = False  # how likely the model thought each token of the answer is to be told
+    alike: str = ""  # questions with the same one have answers of about the same length
     system: str | None = None  # the model's own first words, for when no turn is the system's

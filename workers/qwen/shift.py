@@ -57,16 +57,29 @@ class Company:
             ticket = self._tickets[at]
             if ticket and ticket.hear(token, self._terminators):
                 self._tickets[at] = None
-        self._tidy(len(tokens) // _DEAD_WEIGHT)
+        self.tidy(len(tokens) // _DEAD_WEIGHT)
+
+    def let_go(self, rows: int) -> list[Ticket]:
+        """Only so many of those that go on stay, the first ones; returns the others. `tidy` has to follow."""
+        going_on = [at for at, ticket in enumerate(self._tickets) if ticket]
+        leaving = [ticket for at in going_on[rows:] if (ticket := self._tickets[at])]
+        for at in going_on[rows:]:
+            self._tickets[at] = None
+        return leaving
+
+    @property
+    def length(self) -> int:
+        """Tokens of each row."""
+        return self._batch.length
 
     def join(self, other: "Company") -> None:
         """Go on together with another, which is used up."""
-        self._tidy(0)
-        other._tidy(0)
+        self.tidy(0)
+        other.tidy(0)
         self._batch.join(other._batch)
         self._tickets += other._tickets
 
-    def _tidy(self, bearable: int) -> None:
+    def tidy(self, bearable: int) -> None:
         """Let rows that have ended leave, where there are more than so many."""
         if self._tickets.count(None) > bearable and self.tickets:
             self._batch.keep([row for row, ticket in enumerate(self._tickets) if ticket])
@@ -89,6 +102,8 @@ class Shift:
     def go_on(self) -> None:
         """One more token for every row, and now and then new rows."""
         if self._steps % _JOIN_EVERY == 0 or self._company is None:
+            if self._company:
+                self._attempt([], self._make_room)
             self._take_in()
         if self._company:
             self._attempt([], self._company.step)
@@ -121,6 +136,14 @@ class Shift:
         company = Company(batch, newcomers, self._terminators)
         company.step()
         self._fresh = company
+
+    def _make_room(self) -> None:
+        """Where answers became longer than was expected, the last who came go on later."""
+        assert self._company
+        rows = self._desk.rows_for(self._company.length + _JOIN_EVERY)
+        if leaving := self._company.let_go(rows):
+            self._desk.put_back_for_room(leaving)
+            self._company.tidy(0)
 
     def _join(self) -> None:
         """From now on all go on together."""

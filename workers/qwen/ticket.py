@@ -33,6 +33,7 @@ class Ticket:
     check: Callable[[], None]  # raises to end the work
     transcript: Transcript | None  # where words may end the answer or somebody hears them as they come
     listened: bool
+    expected: Callable[[int], int]  # tokens of the answer, as far as anybody knows once it has so many
     arrived: float = field(default_factory=time.monotonic)
     began: float | None = None  # when it came into a batch
     first: float | None = None  # when its first token came
@@ -43,7 +44,8 @@ class Ticket:
 
     @property
     def size(self) -> Size:
-        return Size(self.row.length, self.limit - len(self.row.spoken))
+        spoken = len(self.row.spoken)
+        return Size(self.row.length, self.expected(spoken) - spoken)
 
     def come_in(self, rows: int) -> None:
         """It is in a batch of so many rows. Where a batch has to begin anew, the first time counts."""

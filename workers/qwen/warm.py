@@ -10,9 +10,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import torch
 
@@ -25,14 +25,23 @@ from workers.qwen.sharing import bytes_beside
 _PATIENCE = 0.1  # seconds between two looks for a stop, while somebody else has what is needed
 
 
+_Files: TypeAlias = tuple[tuple[str, int, int], ...]  # name, time of the last change in ns, bytes
+
+
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from, and what it runs on. Equal sources are one model."""
+    """Where a model comes from, and what it runs on. Equal sources are one model, until its files are replaced."""
 
     folder: Path
     adapter: Path | None = None
     gpus: int = 1
     revision: str | None = None  # of the model hub that it came from
+    files: _Files = ()  # of the folder, and of the adapter's
+    adapter_files: _Files = ()
+
+    def as_found(self) -> "Source":
+        """With what its files are now: whoever replaces weights under a name gets the new ones."""
+        return replace(self, files=_files(self.folder), adapter_files=_files(self.adapter))
 
     @property
     def base(self) -> "Source | None":
@@ -40,7 +49,7 @@ class Source:
 
         A model that is spread over several cards is held together by hooks, which only one model can have.
         """
-        return Source(self.folder, None, 1, self.revision) if self.adapter and self.gpus == 1 else None
+        return Source(self.folder, None, 1, self.revision, self.files) if self.adapter and self.gpus == 1 else None
 
 
 class Attachment(Protocol):
@@ -107,7 +116,7 @@ class WarmModels(Generic[T]):
         is loaded alone. `check` is called while it waits and ends the waiting by raising. Raises what `load` raises.
         """
         began = time.monotonic()
-        resident, warm = self._pin(source, check)
+        resident, warm = self._pin(source.as_found(), check)
         waited = 0.0 if warm else time.monotonic() - began
         try:
             yield Held(resident.loaded, resident.attached, warm, waited)
@@ -245,6 +254,14 @@ class WarmModels(Generic[T]):
 
     def _bytes(self) -> int:
         return sum(each.bytes for each in self._residents.values())
+
+
+def _files(folder: Path | None) -> _Files:
+    """Nothing where there is no such folder: who loads it says so."""
+    if folder is None or not folder.is_dir():
+        return ()
+    found = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
 
 
 def _give_back(leaving: list[_Resident[T]]) -> None:
