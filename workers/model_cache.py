@@ -2,7 +2,8 @@
 
 An entry is a folder that appears whole, and outlives a machine that loses its power. Its lock file is held, shared, by
 who uses it and, alone, by who makes or removes it; the system lets go of a lock when its process dies, however it dies.
-Who makes one writes into that file how many bytes it will be, so that others make room beside what is still to come.
+Who makes one writes into that file how many bytes it will be, so that others make room beside what is still to come,
+and when the machine was started, because what a process left behind is whole only while the machine runs on.
 """
 
 import fcntl
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from vlyard.errors import InvalidInput
 
@@ -38,7 +39,7 @@ class ModelCache:
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         entry = self.folder / key
-        with self._lock_file(key).open("a") as lock:
+        with self._lock_file(key).open("a+") as lock:
             while True:
                 _take(lock, fcntl.LOCK_SH, check)
                 if entry.is_dir():
@@ -57,6 +58,8 @@ class ModelCache:
         self, key: str, lock: IO[str], size: int, fill: Callable[[Path], None], check: Callable[[], None]
     ) -> None:
         partial = self.folder / f"{key}{_PARTIAL}"
+        if _noted(lock).boot not in {"", _boot()}:  # what was not on the disk when the machine stopped may be zeros
+            shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(mode=0o700, exist_ok=True)
         self._claim(key, lock, size, check)
         try:
@@ -77,7 +80,7 @@ class ModelCache:
             _take(room, fcntl.LOCK_EX, check)
             self._make_room(size, key)
             lock.truncate(0)
-            lock.write(str(size))
+            lock.write(f"{size} {_boot()}")
             lock.flush()
 
     def _make_room(self, size: int, but: str) -> None:
@@ -98,8 +101,7 @@ class ModelCache:
         with self._lock_file(path.stem).open("a+") as lock:
             if _taken_at_once(lock, fcntl.LOCK_SH):
                 return 0
-            lock.seek(0)
-            return int(lock.read() or 0)
+            return _noted(lock).bytes
 
     def _remove(self, path: Path) -> bool:
         with self._lock_file(path.stem).open("a") as lock:
@@ -118,6 +120,24 @@ class ModelCache:
 
     def _lock_file(self, key: str) -> Path:
         return self.folder / f"{key}{_LOCK}"
+
+
+class _Note(NamedTuple):
+    """What a lock file says while its entry is being made, or was when its maker died."""
+
+    bytes: int
+    boot: str
+
+
+def _noted(lock: IO[str]) -> _Note:
+    lock.seek(0)
+    size, _, boot = lock.read().partition(" ")
+    return _Note(int(size or 0), boot)
+
+
+def _boot() -> str:
+    """Tells one start of the machine from another."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
 
 
 def _take(lock: IO[str], how: int, check: Callable[[], None]) -> None:

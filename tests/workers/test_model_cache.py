@@ -163,6 +163,16 @@ def test_a_process_killed_while_it_fetches_leaves_its_part_for_the_next(tmp_path
         assert {path.name for path in entry.iterdir()} == {"half", "content"}
 
 
+def test_what_was_left_before_the_machine_stopped_is_not_gone_on_with(tmp_path: Path) -> None:
+    cache = ModelCache(tmp_path, 1000)
+    (tmp_path / "one.part").mkdir()
+    (tmp_path / "one.part" / "half").write_text("half")
+    (tmp_path / "one.lock").write_text("5 another-start-of-the-machine")
+
+    with cache.entry("one", 5, fill_with(5), lambda: None) as entry:
+        assert {path.name for path in entry.iterdir()} == {"content"}
+
+
 def test_what_dead_processes_left_goes_with_the_rest(tmp_path: Path) -> None:
     cache = ModelCache(tmp_path / "cache", 150)
     for left in ("dead.part", "removed.gone"):
