@@ -134,6 +134,14 @@ def test_who_reads_while_an_alias_moves_sees_one_version_or_the_other(join: Join
     assert seen == {1, 2}
 
 
+def end(owner: Visitor, model: str, *users: Visitor) -> None:
+    """Delete a model that only these may be using: tests share their database, and a shared one is every team's."""
+    for user in users:
+        for job in user.get("/v1/jobs").json()["data"]:
+            user.post(f"/v1/jobs/{job['id']}/cancel")
+    assert delete(owner, model).status_code == 200
+
+
 # --- sharing --------------------------------------------------------------------------------------------------
 
 
@@ -161,9 +169,7 @@ def test_a_shared_model_is_every_teams_to_use_and_its_own_teams_to_change(join: 
     # and the other team's jobs keep it, though it is not told which they are
     delete(owner, f"{open_one}/aliases/prod")
     assert reasons(delete(owner, open_one)) == ["a job of another team"] * 3
-    for each in other.get("/v1/jobs").json()["data"]:
-        other.post(f"/v1/jobs/{each['id']}/cancel")
-    assert delete(owner, open_one).status_code == 200
+    end(owner, open_one, other)
 
 
 IMPORT = {"kind": "import", "source": "hub:Qwen/Qwen3-VL-2B-Instruct", "name": "qwen"}
@@ -206,6 +212,7 @@ def test_what_an_administrator_imports_is_every_teams_and_what_a_member_imports_
     assert stranger.get(f"/v1/models/{name}").status_code == (200 if shared else 404)
     assert ask(stranger, model=name).status_code == (202 if shared else 422)
     assert (name in {each["id"] for each in stranger.get("/v1/models").json()["data"]}) is shared
+    end(owner, name, colleague, stranger)
 
 
 def test_a_member_cannot_share_what_is_imported(join: Join) -> None:
