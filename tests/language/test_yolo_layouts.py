@@ -351,7 +351,7 @@ def test_labels_that_lie_far_off_or_belong_to_pictures_of_no_split_are_named(tmp
     assert _pairs(dataset) == PARALLEL_PAIRS
     assert _strays(dataset) == {
         ("labels/extra/z.txt", None, "orphan_label"),
-        ("old/d.txt", None, "orphan_label"),
+        ("old/d.txt", None, "rows_elsewhere"),
         ("images/left/c.jpg", None, "unlisted"),
         ("labels/left/c.txt", None, "label_unlisted"),
         ("labels/train/classes.txt", None, "not_labels"),

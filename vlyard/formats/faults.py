@@ -190,6 +190,10 @@ UNLISTED = Fault("unlisted", "no split of the data set contains this picture", _
 LABEL_UNLISTED = Fault(
     "label_unlisted", "it belongs to a picture that no split of the data set contains", _OUT, True, Status.IGNORED
 )
+ROWS_ELSEWHERE = Fault(
+    "rows_elsewhere", "its {count} lines look like labels, and no picture's are looked for there", _OUT, True,
+    Status.IGNORED,
+)  # fmt: skip
 NOT_LABELS = Fault("not_labels", "it holds no labels, and no picture was read with it", _OUT, True, Status.IGNORED)
 
 FAULTS: Mapping[str, Fault] = {fault.code: fault for fault in list(globals().values()) if isinstance(fault, Fault)}

@@ -323,14 +323,17 @@ def _unlisted(pairing: _Pairing, elsewhere: list[str]) -> Iterator[Stray]:
 
 
 def _far_off(pairing: _Pairing, folders: list[str]) -> Iterator[Stray]:
-    """Labels in folders where no picture's are looked for."""
+    """Labels in folders where no picture's are looked for; what a model found may lie there, too."""
     dataset = pairing.dataset
     lists = {str(source.path) for split in dataset.splits for source in split.sources}
     for folder in folders if dataset.labels is None else ():
         for name in dataset.tree.names(folder) if folder not in pairing.seen.homes else ():
             label = f"{folder}/{name}"
-            if name.endswith(".txt") and label not in lists and looks_like_rows(label) and count_rows(label):
-                yield _unread(dataset, label, faults.ORPHAN_LABEL)
+            if name.endswith(".txt") and label not in lists and looks_like_rows(label) and (count := count_rows(label)):
+                if not {"labels", "label"}.isdisjoint(dataset.tree.name(folder).split("/")):
+                    yield _unread(dataset, label, faults.ORPHAN_LABEL)
+                else:
+                    yield Stray(Place(dataset.tree.name(label)), faults.ROWS_ELSEWHERE.found(count=count))
 
 
 def _stem(written: str) -> str:
