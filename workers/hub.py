@@ -29,6 +29,7 @@ _FIRST_PAUSE = 0.5  # seconds; each later one is twice as long
 _TELL_EVERY = 0.5  # seconds
 _CHUNK = 2**20
 _LARGEST_LISTING = 32 * 2**20
+_LARGEST_TEXT = 256 * 2**20  # of one file besides the weights, each of which is read into memory whole
 _CODE_OK = 200
 
 # What a checkpoint consists of besides its weights. Nothing else is fetched: no pickle, no code, no pictures.
@@ -67,8 +68,10 @@ class Snapshot:
 
     @property
     def digest(self) -> str:
-        """The same for the same content, wherever it comes from."""
-        rows = sorted(f"{file.path} {file.bytes} {file.sha256 or file.git_sha1}" for file in self.files.values())
+        """The same for the same content, wherever it comes from; of a file without a checksum, for the same commit."""
+        rows = sorted(
+            f"{file.path} {file.bytes} {file.sha256 or file.git_sha1 or file.revision}" for file in self.files.values()
+        )
         return hashlib.sha256("\n".join([self.repository, *rows]).encode()).hexdigest()
 
     @property
@@ -117,6 +120,11 @@ def download(hub: Hub, snapshot: Snapshot, folder: Path, told: Told, check: Call
     folder.mkdir(parents=True, exist_ok=True)
     with _client(hub) as client:
         fetch = _Fetch(client, asked, folder, told, check, snapshot.bytes)
+        for file in snapshot.files.values():
+            if file.bytes > _LARGEST_TEXT and not file.path.endswith(".safetensors"):
+                raise asked.refused(
+                    f"its {file.path} has {file.bytes} bytes, which is no model's", "name another model"
+                )
         if CONFIG not in snapshot.files:
             raise asked.refused(f"it has no {CONFIG}", "name a Qwen3-VL model")
         fetch.file(snapshot.files[CONFIG])

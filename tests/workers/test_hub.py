@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from tests.workers.hubs import COMMIT, REPOSITORY, StandIn, serving
 from vlyard.errors import Cancelled, InvalidInput, Unavailable
-from workers.hub import Hub, Progress, Snapshot, download, look_up
+from workers.hub import Hub, HubFile, Progress, Snapshot, download, look_up
 from workers.qwen.loading import DEMO_FOLDER, load_model
 
 NEEDED = {
@@ -77,6 +77,26 @@ def test_a_snapshot_tells_its_commit_and_has_the_same_digest_for_the_same_conten
 
     assert first.revision == COMMIT
     assert first.digest == again.digest != look_up(hub, REPOSITORY).digest
+
+
+def test_a_file_without_a_checksum_is_another_one_in_another_commit() -> None:
+    def snapshot(revision: str, sha256: str) -> Snapshot:
+        return Snapshot(REPOSITORY, revision, {"config.json": HubFile("config.json", 2, revision, sha256)})
+
+    assert snapshot("a", "").digest != snapshot("b", "").digest
+    assert snapshot("a", "0" * 64).digest == snapshot("b", "0" * 64).digest
+
+
+def test_a_file_that_is_far_too_large_for_what_it_is_called_is_refused_before_anything_is_fetched(
+    hub: Hub, stand_in: StandIn, tmp_path: Path
+) -> None:
+    snapshot = look_up(hub, REPOSITORY)
+    large = replace(snapshot.files["tokenizer.json"], bytes=2**40)
+
+    with pytest.raises(InvalidInput, match=r"its tokenizer\.json has 1099511627776 bytes"):
+        fetch(hub, tmp_path / "here", replace(snapshot, files={**snapshot.files, "tokenizer.json": large}))
+
+    assert stand_in.asked == []
 
 
 def test_a_download_that_is_cut_goes_on_where_it_stopped(hub: Hub, stand_in: StandIn, tmp_path: Path) -> None:
