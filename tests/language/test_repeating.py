@@ -59,7 +59,7 @@ EXAMPLES: list[dict[str, Any]] = [
     {"kind": "prediction", "dataset": AN_ID, "splits": ["val"], "shards": 4, "shard": 0, "do_sample": False},
     {"kind": "conversion", "source": AN_ID, "classes": [7, "7", "car", '"quoted"', "true"], "rename": {"a=b": "c=d"}},
     {"kind": "conversion", "source": AN_ID, "split": {"train": 0.9, "val": 0.1}, "negatives": 0, "labels": "a/b"},
-    {"kind": "conversion", "source": AN_ID, "max_answer_tokens": 64, "tokenizer": AN_ID},
+    {"kind": "conversion", "source": AN_ID, "max_answer_tokens": 64, "tokenizer": AN_ID, "kpt_shape": "17x3"},
     {"kind": "training_check", "dataset": AN_ID, "splits": [], "held_out": None},
     {"kind": "training", "dataset": AN_ID, "splits": [], "held_out": None, "parts": ["merger", "vision"]},
     {"kind": "training", "dataset": AN_ID, "held_out": "test", "evaluate": "checkpoint", "stop_after": 2},
