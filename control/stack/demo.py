@@ -246,7 +246,7 @@ def _open_export(folder: Path, picture: Path, done: list[_Done], bars: Progress)
     code = code_of(folder, picture)
     answer = answer_of(code)
     [asked] = [item.result for item in done if isinstance(item.result, InferenceResult)]
-    expect_same(answer, asked.text, whole=asked.finish_reason == "stop")
+    expect_same(answer, asked.text, whole=asked.answer.finish_reason == "stop")
     bars.update(opening, description="opening the export: the same answer", total=1, completed=1)
     bars.console.print("\nThe export needs nothing of VLyard. These lines get the same answer from it:\n")
     bars.console.print(Syntax(code, "python", theme="ansi_dark").highlight(code), soft_wrap=True)  # to be copied
