@@ -4,6 +4,7 @@ The stages: recognise the format; for each picture look, read, choose, ask and r
 pieces together in order. Memory does not grow with the set, and the same input gives the same bytes.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -81,8 +82,8 @@ def convert(
     fraction of 1 and a text every now and then; what it raises ends the conversion.
 
     Raises `InvalidInput` where the source is not there, holds no usable sample, or has a fault under the policy
-    `strict`, where an option does not fit the source, where the output folder is not empty or lies in the source;
-    `RefusedArchive` for an unsafe archive.
+    `strict`, where an option does not fit the source, where the output folder is not empty, lies in the source
+    or cannot be made; `RefusedArchive` for an unsafe archive.
     """
     source, output = source.resolve(), output.resolve()
     _check_places(source, output)
@@ -141,6 +142,9 @@ def _check_places(source: Path, output: Path) -> None:
     except OSError as error:
         complaint = Complaint(str(output), f"{error.filename}: {error.strerror}", "choose a folder elsewhere")
         raise InvalidInput("The output cannot be written", [complaint]) from error
+    if not os.access(output.parent, os.W_OK | os.X_OK):  # the output is made beside its place, and then moved
+        complaint = Complaint(str(output.parent), "nothing can be written there", "choose a folder elsewhere")
+        raise InvalidInput("The output cannot be written", [complaint])
 
 
 class _Conversion:
