@@ -84,6 +84,13 @@ def _children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "workers.child" in " ".join(child.cmdline())]
 
 
+def _is_idle(process: psutil.Process) -> bool:
+    """Whether the process does nothing for two seconds."""
+    before = process.cpu_times()
+    time.sleep(2)
+    return process.cpu_times()[:2] == before[:2]
+
+
 @pytest.mark.usefixtures("child_environment")
 def test_a_child_brings_back_its_result_and_what_it_published(system: System, hold: Hold, tmp_path: Path) -> None:
     # given an assignment
@@ -157,6 +164,8 @@ def test_a_grandchild_that_is_killed_ends_the_attempt_which_says_so_and_leaves_n
     def kill() -> None:
         (child,) = eventually(_children)
         family.extend(eventually(lambda: child.children(recursive=True)))
+        family[0].suspend()  # with what it is given to do
+        eventually(lambda: _is_idle(child), 90, "the child's waiting for it")
         family[0].send_signal(signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
