@@ -104,9 +104,11 @@ class GenerationSpec(Spec):
     model: ModelId = Field(
         "demo",
         description="`demo`, `untrained`, a folder's name in the worker's model directory, `hub:<owner>/<name>` with "
-        "an optional `@<revision>`, `<team>/<name>:<version>`, or a checkpoint as an artefact.",
+        "an optional `@<revision>`, `<team>/<name>:<version>` or `<team>/<name>@<alias>`, or a checkpoint's artefact.",
     )
-    adapter: ArtefactId | None = Field(None, description="A LoRA adapter, as PEFT saves it, to put on the model.")
+    adapter: ArtefactId | None = Field(
+        None, description="A LoRA adapter, as PEFT saves it, to put on the model, which others go on sharing."
+    )
     gpus: int = Field(1, ge=1, le=LARGEST_MODEL_IN_GPUS, description="How many GPUs to spread the model over.")
 
     do_sample: bool = Field(True, description="Sample the answer; false takes the likeliest token each time.")

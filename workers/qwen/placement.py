@@ -59,7 +59,8 @@ def place(model_bytes: int, cards: Sequence[Card], gpus: int) -> Placement:
     if not cards:
         return Placement()
     if gpus > len(cards):
-        raise _refused(f"this worker has {len(cards)} GPUs, the job asks for {gpus}", f"ask for {len(cards)} at most")
+        fix = f"ask for {len(cards)} at most, or in a pool whose workers see {gpus}, by CUDA_VISIBLE_DEVICES"
+        raise _refused(f"this worker sees {len(cards)} GPUs, the job asks for {gpus}", fix)
     chosen = sorted(cards, key=lambda card: (-card.free, card.index))[:gpus]
     if model_bytes > _room(chosen, empty=True):
         raise _too_large(model_bytes, cards, gpus)
