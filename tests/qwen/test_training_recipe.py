@@ -1,6 +1,8 @@
 """What a specification becomes: a batch, arguments, a schedule, an optimiser; and which numbers are refused."""
 
+import errno
 import math
+import pickle
 from pathlib import Path
 from typing import Any, get_args
 from uuid import uuid4
@@ -23,6 +25,7 @@ from workers.qwen.memory import naming_out_of_memory
 from workers.qwen.training.callbacks import Narrator
 from workers.qwen.training.plan import Listener, Step
 from workers.qwen.training.precision import choose_numbers
+from workers.qwen.training.ranks import _as_sent
 from workers.qwen.training.recipe import OneCard, batch_of, shape_of_schedule
 
 
@@ -57,6 +60,12 @@ def test_memory_that_ran_out_is_known_by_what_cuda_says_of_it(said: str) -> None
 
     with pytest.raises(OutOfMemory):
         naming_out_of_memory(work)
+
+
+def test_a_full_disk_in_one_of_several_processes_is_told_as_that() -> None:
+    sent = pickle.loads(pickle.dumps(_as_sent(OSError(errno.ENOSPC, "the disk is full", "checkpoint-2"))))
+    assert (type(sent), sent.errno, sent.strerror) == (OSError, errno.ENOSPC, "the disk is full")
+    assert "ValueError: odd" in str(_as_sent(ValueError("odd")))
 
 
 # --- schedules and optimisers ---------------------------------------------------------------------------------

@@ -15,10 +15,12 @@ from tests.workers.desks import Desk
 from vlyard.demo.shapes import draw_dataset
 from vlyard.errors import InvalidInput
 from vlyard.files import Stored
-from vlyard.jobs.training import TrainingSpec
+from vlyard.jobs.training import Scores, TrainingSpec
 from workers.context import Context
+from workers.curves import draw_curves
 from workers.qwen.loading import DEMO_FOLDER, load_model
 from workers.qwen.manifest import Manifest, read_manifest
+from workers.qwen.training.plan import Step
 from workers.training import train
 
 torch.set_num_threads(1)
@@ -97,3 +99,14 @@ def test_where_the_numbers_end_the_model_of_the_last_good_checkpoint_stays_and_i
     with pytest.raises(InvalidInput, match="at step 5 the loss is nan") as caught:
         train(TrainingSpec(**lost, checkpoint_steps=9), context, settings(desk))
     assert (context.rescued, "artefact" in str(caught.value)) == ([], False)
+
+
+def test_the_picture_of_a_training_has_its_held_out_loss_and_score(tmp_path: Path) -> None:
+    def drawn(**measured: Any) -> bytes:
+        told = {"steps": 2, "epoch": 1.0, "learning_rate": 1e-4, "samples_per_second": 1.0, "tokens_per_second": 9.0}
+        steps = [Step(step=step, loss=1.0 / step, memory_bytes=1, **told, **measured) for step in (1, 2)]
+        draw_curves(steps, tmp_path / "curve.png")
+        return (tmp_path / "curve.png").read_bytes()
+
+    scores = Scores(samples=4, precision=0.5, recall=0.5, f1=0.5, mean_iou=0.5, parse_failures=0)
+    assert len({drawn(), drawn(held_out_loss=0.7), drawn(held_out_loss=0.7, scores=scores)}) == 3
