@@ -123,7 +123,8 @@ def _closing(job: leases.Held, ending: Ending, before: _Before, rules: Rules) ->
         return replace(closing, result=ending.result)
     error = ending.failure.model_dump(mode="json") if ending.failure else None
     if ending.outcome is Outcome.CANCELLED or job.cancel_requested:
-        return replace(closing, target=State.CANCELLED, error=error, result=ending.result)
+        said = {**ending.result, "artefacts": {}} if ending.result else None  # its files were not kept
+        return replace(closing, target=State.CANCELLED, error=error, result=said)
     if ending.outcome is Outcome.RELEASED:
         return replace(closing, target=State.QUEUED)
     if ending.outcome is Outcome.LOST and job.in_company:

@@ -23,7 +23,7 @@ SUCCESS: Told = (Outcome.SUCCEEDED, None)
 MISHAP: Told = (Outcome.FAILED, DiskFull())
 TOLD = st.sampled_from([
     *[SUCCESS] * 3, *[MISHAP] * 3, (Outcome.FAILED, OutOfMemory()), (Outcome.FAILED, InvalidInput()),
-    (Outcome.CANCELLED, None),
+    (Outcome.CANCELLED, None), (Outcome.RELEASED, None),
 ])  # fmt: skip
 EXPIRING = [State.RUNNING, State.RUNNING, State.BLOCKED, State.QUEUED, State.DISPATCHED]
 EXPIRES = st.sampled_from([True, True, False])
@@ -160,6 +160,8 @@ class Queue(RuleBasedStateMachine):
         worker, first = data.draw(st.sampled_from(held))
         second = (first[0], first[1] + 1)
         self.trial.finish(worker, {first: MISHAP})
+        if first[0] in self.living():
+            self.trial.pass_time(Job.available_at, [first[0]])
         self.trial.tick()
         for message in [each for each in self.trial.rung if second in each]:
             self.trial.claim(worker, [first])
@@ -173,6 +175,11 @@ class Queue(RuleBasedStateMachine):
     @rule(data=st.data(), is_seen=st.booleans())
     def leases_run_out(self, data: st.DataObject, is_seen: bool) -> None:
         self.pass_time(data, Job.lease_until, State.RUNNING, is_seen)
+
+    @precondition(has_living)
+    @rule(data=st.data(), is_seen=st.booleans())
+    def pauses_are_over(self, data: st.DataObject, is_seen: bool) -> None:
+        self.pass_time(data, Job.available_at, State.QUEUED, is_seen)
 
     @precondition(has_living)
     @rule(data=st.data(), is_seen=st.booleans())
@@ -198,7 +205,7 @@ class Queue(RuleBasedStateMachine):
         for _ in range(4 * MOST_LIVING):
             if not self.living():
                 return
-            for clock in (Job.lease_until, Job.rung_at):
+            for clock in (Job.lease_until, Job.rung_at, Job.available_at):
                 self.trial.pass_time(clock, self.living())
             sent = len(self.trial.rung)
             self.trial.tick()

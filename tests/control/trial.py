@@ -41,7 +41,7 @@ from vlyard.teams import Role
 
 LEASE_SECONDS = 600.0
 SEATS = {"noop": 3, "conversion": 1}  # a slot for each kind, and for short jobs two messages that wait for it
-RULES = Rules(LEASE_SECONDS, Backoff(0, 0), Random(1))
+RULES = Rules(LEASE_SECONDS, Backoff(600, 600), Random(1))  # so that a pause ends when the test says so
 
 _LONG = timedelta(minutes=30)  # longer than a doorbell is waited for; what passes is twice that
 
@@ -223,8 +223,10 @@ class Trial:
         before, now = self.see(), self.seen
         assert done == {pair: _target(before, pair, *told[pair]) for pair in held}
         promises.nothing_changed(before, now, but={job for job, _ in held})
-        for (job, _), state in done.items():
+        for (job, attempt), state in done.items():
             assert now.jobs[job]["state"] is state
+            if told[job, attempt][0] is Outcome.RELEASED:  # as if it had never been begun
+                assert now.jobs[job]["failures"] == before.jobs[job]["failures"]
 
     # --- time -------------------------------------------------------------------------------------------------
 
@@ -290,8 +292,10 @@ def _target(before: Seen, pair: Pair, outcome: Outcome, error: VLyardError | Non
     row = before.jobs[pair[0]]
     if outcome is Outcome.SUCCEEDED:
         return State.SUCCEEDED
-    if row["cancel_requested_at"] or error is None:
+    if row["cancel_requested_at"] or outcome is Outcome.CANCELLED:
         return State.CANCELLED
+    if outcome is Outcome.RELEASED or error is None:
+        return State.QUEUED
     failures = row["failures"] + 1
     again = any((attempt["error"] or {}).get("code") == error.code for attempt in before.attempts[pair[0]])
     hopeless = error.blame is Blame.USER or (error.blame is Blame.OOM and again)

@@ -51,8 +51,12 @@ def _storm(system: System, caller: Caller, jobs: Sequence[UUID], seed: int) -> N
     """Cancel each job at a state of its own, soon after it was reached, in many threads."""
     rng = Random(seed)
     with ThreadPoolExecutor(8) as threads:
-        for job, state in zip(jobs, cycle(AT), strict=False):
+        cancelling = [
             threads.submit(_cancel_at, system, caller, job, state, rng.choice([0.0, rng.uniform(0, 0.3)]))
+            for job, state in zip(jobs, cycle(AT), strict=False)
+        ]
+    for each in cancelling:
+        each.result()  # raises what went wrong there
 
 
 def _each_has_ended_once(system: System, jobs: Sequence[UUID]) -> Counter[State]:
