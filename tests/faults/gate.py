@@ -15,6 +15,7 @@ _REFUSAL = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\
 class Fault(Enum):
     REFUSE_UPLOADS = "answers each PUT with 503"
     CUT_UPLOADS = "ends the connection in the middle of each PUT"
+    HOLD_UPLOADS = "takes each PUT, and never answers"
 
 
 class Gate:
@@ -73,6 +74,11 @@ class Gate:
                 if self.fault is Fault.REFUSE_UPLOADS and said.startswith(b"PUT "):
                     self.met += 1
                     client.sendall(_REFUSAL)
+                    return
+                if self.fault is Fault.HOLD_UPLOADS and said.startswith(b"PUT "):
+                    self.met += 1
+                    while client.recv(2**16):  # until the client gives up, or the fault is over
+                        pass
                     return
                 passed = len(said) if said.startswith((b"PUT ", b"GET ", b"HEAD ")) else passed + len(said)
                 if self.fault is Fault.CUT_UPLOADS and passed > _CUT_AT:

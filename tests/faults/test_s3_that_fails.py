@@ -45,7 +45,7 @@ def test_an_attempt_that_s3_fails_is_tried_again_and_its_result_is_not_recorded_
     gated: System, gate: Gate, own_servers: Servers, tmp_path: Path
 ) -> None:
     caller, source = _source(gated, tmp_path)
-    for fault in Fault:
+    for fault in (Fault.REFUSE_UPLOADS, Fault.CUT_UPLOADS):
         # given an S3 that takes no file, or half of it
         gate.set(fault)
         # when a job makes files
@@ -73,6 +73,23 @@ def test_an_attempt_that_hangs_with_s3_fails_in_the_end_and_the_next_one_succeed
     with own_servers.frozen("seaweedfs"):
         job = gated.submit(caller, kind="conversion", source=str(source))
         _await_failed_attempt(gated, job, seconds=200)
+    _assert_succeeded(gated, job, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_an_attempt_whose_uploads_hang_fails_in_the_end_and_records_no_result(
+    gated: System, gate: Gate, tmp_path: Path
+) -> None:
+    # given an S3 that gives files, and takes none
+    caller, source = _source(gated, tmp_path)
+    gate.set(Fault.HOLD_UPLOADS)
+    # when a job has done its work and stores what it made, then its attempt fails because of that
+    job = gated.submit(caller, kind="conversion", source=str(source))
+    _await_failed_attempt(gated, job, seconds=400)
+    assert gate.met > 0
+    # and when S3 is well, the next one's files are there
+    gate.set(None)
     _assert_succeeded(gated, job, tmp_path)
 
 
