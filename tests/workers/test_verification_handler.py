@@ -98,9 +98,12 @@ def test_without_a_dataset_the_questions_are_about_what_was_held_out_of_what_the
     desk: Desk, settings: Settings, tmp_path: Path
 ) -> None:
     # given a model that says what it learned from
-    draw_dataset(tmp_path / "shapes", count=6, seed=9)
+    draw_dataset(tmp_path / "shapes", count=4, seed=9)
     convert(
-        tmp_path / "shapes", tmp_path / "converted", ConversionOptions(split={"train": 2, "val": 1}), lambda *_: None
+        tmp_path / "shapes",
+        tmp_path / "converted",
+        ConversionOptions(split={"train": 0.5, "val": 0.5}),
+        lambda *_: None,
     )
     pack(tmp_path / "converted", tmp_path / "converted.zip")
     dataset = desk.lay_down(tmp_path / "converted.zip", "converted.zip")
