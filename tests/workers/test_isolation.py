@@ -88,7 +88,7 @@ def _is_idle(process: psutil.Process) -> bool:
     """Whether the process does nothing for two seconds."""
     before = process.cpu_times()
     time.sleep(2)
-    return process.cpu_times()[:2] == before[:2]
+    return bool(process.cpu_times()[:2] == before[:2])
 
 
 @pytest.mark.usefixtures("child_environment")
