@@ -5,7 +5,8 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +21,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")  # a model that a card may stand on
 
 
 @dataclass
-class Taker:
+class Taker(ABC):
     """What a hub was given, and how it misbehaves."""
 
     token: str = TOKEN
@@ -34,13 +35,13 @@ class Taker:
     commits: int = 0
     go_on: threading.Event = field(default_factory=threading.Event)
 
+    @abstractmethod
     def answer(self, asked: str, content: bytes) -> tuple[int, object]:
         """The status and the body of an answer to `<method> <path>`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refusal(self, words: str) -> object:
         """The body of an answer that is none."""
-        raise NotImplementedError
 
     def places(self, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Where blobs go; those that are here already go nowhere."""
@@ -139,7 +140,7 @@ def _told(data: object) -> object:
     return {"Code": 200, "Data": data, "Success": True}
 
 
-TAKERS = {"huggingface": HuggingFace, "modelscope": ModelScope}
+TAKERS: Mapping[str, type[HuggingFace] | type[ModelScope]] = {"huggingface": HuggingFace, "modelscope": ModelScope}
 
 
 class _Answers(BaseHTTPRequestHandler):
