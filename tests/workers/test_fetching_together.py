@@ -162,10 +162,10 @@ def child_environment(system: System, tmp_path: Path) -> Iterator[None]:
     os.environ.update(before)
 
 
-def attempt(number: int, folder: Path) -> Report:
+def attempt(number: int, folder: Path, on: str) -> Report:
     """An attempt at an import, in a worker's child."""
     folder.mkdir()
-    spec: dict[str, object] = {"kind": "import", "source": f"hub:{REPOSITORY}", "name": "tiny"}
+    spec: dict[str, object] = {"kind": "import", "source": f"hub:{REPOSITORY}", "hub": on, "name": "tiny"}
     place = f"tests/{uuid4()}"
     job = uuid4()
     assignment = Assignment(kind="import", spec=spec, job=job, attempt=number, folder=folder, inputs=[], prefix=place)
@@ -173,9 +173,14 @@ def attempt(number: int, folder: Path) -> Report:
 
 
 @pytest.mark.usefixtures("child_environment")
-def test_an_import_whose_process_is_killed_goes_on_where_its_download_stopped(system: System, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("on", "endpoint"), [("huggingface", "VLYARD_HUB_ENDPOINT"), ("modelscope", "VLYARD_OTHER_HUB_ENDPOINT")]
+)
+def test_an_import_whose_process_is_killed_goes_on_where_its_download_stopped(
+    system: System, tmp_path: Path, on: str, endpoint: str
+) -> None:
     with serving(StandIn(DEMO_FOLDER, hang_at=700_000)) as hub:
-        os.environ["VLYARD_HUB_ENDPOINT"] = hub.url
+        os.environ[endpoint] = hub.url
 
         def kill() -> None:
             def half() -> bool:
@@ -191,12 +196,12 @@ def test_an_import_whose_process_is_killed_goes_on_where_its_download_stopped(sy
         killer = threading.Thread(target=kill)
         killer.start()
         with pytest.raises(ChildDied, match="SIGKILL"):
-            attempt(1, tmp_path / "first")
+            attempt(1, tmp_path / "first", on)
         killer.join()
         hub.go_on.set()
         hub.asked.clear()
         # when the next attempt runs on that machine
-        report = attempt(2, tmp_path / "second")
+        report = attempt(2, tmp_path / "second", on)
     # then it asked for what was missing alone, and all of it is stored
     assert hub.asked == [(WEIGHTS, "bytes=700000-")]
     assert report.result is not None
