@@ -9,7 +9,7 @@ import orjson
 import pytest
 from PIL import Image
 
-from tests.language.test_conversion_faults import WRITTEN, Numbers
+from tests.language.test_conversion_any_fault import WRITTEN, Numbers
 from tests.language.yolo_sets import LINE, answers, converted, options, picture, samples, write_set
 from vlyard.formats.drawing import colour_of
 from vlyard.jobs.conversion import ConversionOptions
