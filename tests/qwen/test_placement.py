@@ -32,7 +32,7 @@ REFUSED = [
     ( 86, box(10, 10, 10),    1, InvalidInput, "(declare gpus: 2)"),  # what is free now may be more tomorrow
     (200, box(*[100] * 4),    2, InvalidInput, "2 cards have 170.0 GiB for it (declare gpus: 3)"),
     (900, box(*[100] * 4),    4, InvalidInput, "this worker's 4 are too few"),
-    (  1, box(100, 100),      3, InvalidInput, "sees 2 GPUs, the job asks for 3 (ask for 2 at most, or in a pool whose"),
+    (  1, box(100, 100),      3, InvalidInput, "sees 2 GPUs, the job asks for 3 (ask for 2 at most, or in a pool"),
     ( 80, box(50),            1, OutOfMemory,  "needs 80.0 GiB, and 42.5 GiB are free for it on the card"),
     (160, box(100, 50),       2, OutOfMemory,  "85.0 GiB are free for it on 2 cards"),
 ]
