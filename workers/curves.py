@@ -27,7 +27,9 @@ def draw_curves(steps: Sequence[Step], target: Path) -> None:
     scored = {step.step: step.scores.f1 for step in steps if step.scores is not None}
     if scored:
         # From 0 to 1, as the loss usually is once a model knows the form of an answer.
-        axes.plot(list(scored), list(scored.values()), color="tab:orange", marker="s", markersize=4, label="held-out F1")
+        axes.plot(
+            list(scored), list(scored.values()), color="tab:orange", marker="s", markersize=4, label="held-out F1"
+        )
     axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
     rates = axes.twinx()
     rates.plot(at, [step.learning_rate for step in steps], color="tab:green", linewidth=0.8, linestyle=":")

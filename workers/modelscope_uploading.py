@@ -84,7 +84,7 @@ def _sent(asked: Mapping[str, Any], token: str) -> dict[str, str]:
             hub.make(private=bool(asked["private"]))
             files = list(_files(Path(asked["folder"])))
             hub.send_blobs([file for file in files if file.is_blob])
-            return {"revision": hub.commit(files)}
+            return {"revision": hub.record(files)}
     except _RefusedError as error:
         return {"failed": error.sort, "words": str(error)}
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
@@ -140,7 +140,7 @@ class _Hub:
             if upload := (each.get("actions") or {}).get("upload"):
                 self._put(by_digest[each["oid"]], upload)
 
-    def commit(self, files: Sequence[_File]) -> str:
+    def record(self, files: Sequence[_File]) -> str:
         """Have the files in the repository; returns the commit, or the branch where the hub does not tell."""
         asked = {"commit_message": "An export of VLyard", "actions": [file.action() for file in files]}
         self._ask("POST", f"repos/models/{self.repository}/commit/{_BRANCH}", asked)

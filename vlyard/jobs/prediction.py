@@ -54,7 +54,10 @@ class PredictionSpec(GenerationSpec):
     def split_up(self, new: Callable[[], UUID]) -> Mapping[UUID, Spec]:
         if self.shards == 1 or self.shard is not None:
             return {}
-        return {new(): self.model_copy(update={"shard": number, "parts": (), "gathered": True}) for number in range(self.shards)}
+        return {
+            new(): self.model_copy(update={"shard": number, "parts": (), "gathered": True})
+            for number in range(self.shards)
+        }
 
     def gathering(self, jobs: Sequence[UUID]) -> "PredictionSpec":
         return self.model_copy(update={"parts": tuple(Reference(f"job:{job}/{PREDICTIONS}") for job in jobs)})

@@ -60,7 +60,8 @@ class TrainingSpec(LearningSpec):
         0.1, description="The part of the highest rate below which `greedy` and those with `min_lr` do not go."
     )
     optimizer: Optimizer = Field(
-        "adamw_torch_fused", description="As transformers names it; those of bitsandbytes, such as all in 8 bits, need a GPU."
+        "adamw_torch_fused",
+        description="As transformers names it; those of bitsandbytes, such as all in 8 bits, need a GPU.",
     )
     weight_decay: float = Field(0.0, ge=0, le=1)
     beta2: float = Field(0.999, gt=0, lt=1, description="Adam's second decay.")

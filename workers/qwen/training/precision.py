@@ -57,7 +57,7 @@ def _expect_bitsandbytes(spec: TrainingSpec) -> None:
         return
     wanted = {"/spec/method": "qlora" if spec.method == "qlora" else "", "/spec/optimizer": spec.optimizer}
     complaints = [
-        Complaint(where, f"{name} needs bitsandbytes", "have the worker's operator run: pip install bitsandbytes")
+        Complaint(where, f"{name} needs bitsandbytes", "have the worker's operator run: pip install 'vlyard[qlora]'")
         for where, name in wanted.items()
         if name and name not in _OF_TORCH
     ]
