@@ -147,13 +147,16 @@ def test_a_job_that_succeeds_in_the_end_has_no_error(database: Database) -> None
         assert [attempt.error is None for attempt in attempts(session, job)] == [False, True]
 
 
-def test_a_worker_that_stopped_for_a_cancel_ends_the_job_as_cancelled(database: Database) -> None:
+def test_a_job_that_is_cancelled_while_it_runs_keeps_its_words_so_far_and_no_files(
+    database: Database,
+) -> None:
     with database.transaction() as session:
         worker = rows.worker(session)
         pair = rows.running(session, rows.team(session), worker)
-        cancelled = Ending(pair, Outcome.CANCELLED, result={"text": "so far"})
+        said = {"text": "so far", "artefacts": {"annotated": str(uuid4())}}
+        cancelled = Ending(pair, Outcome.CANCELLED, result=said)
         assert lifecycle.finish(session, worker, [cancelled], AT_ONCE) == {pair: State.CANCELLED}
-        assert session.scalar(select(Job.result)) == {"text": "so far"}
+        assert session.scalar(select(Job.result)) == {"text": "so far", "artefacts": {}}
 
 
 def test_a_job_that_fails_while_it_is_being_cancelled_is_not_tried_again(database: Database) -> None:

@@ -44,10 +44,9 @@ def test_a_model_that_cannot_be_loaded_is_told_and_the_rest_is_looked_at(tmp_pat
 
 def test_a_tokenizer_that_does_not_cut_numbers_into_digits_is_told(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(DEMO_FOLDER, tmp_path / "model"))
-    content = json.loads((folder / "tokenizer.json").read_text())
-    number = content["added_tokens"][-1] | {"id": 1024, "content": "1024", "special": False}
-    content["added_tokens"].append(number)
-    (folder / "tokenizer.json").write_text(json.dumps(content))
+    for file in ("tokenizer.json", "tokenizer_config.json"):  # in the place of a token that no question needs
+        content = json.loads((folder / file).read_text().replace('"</think>"', '"1024"'))
+        (folder / file).write_text(json.dumps(content))
 
     tested = self_test(folder)
 

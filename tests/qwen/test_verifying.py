@@ -204,7 +204,7 @@ DAMAGE: Mapping[str, tuple[Callable[[Path], object], str]] = {
     "another type than config.json says": (
         lambda export: edited(export / "config.json", '"dtype": "float32"', '"dtype": "bfloat16"'),
         "is of float32, and not of bfloat16"),
-    "another way of answering": (lambda export: edited(export / "generation_config.json", "{", '{"top_k": 7,'),
+    "another way of answering": (lambda export: edited(export / "generation_config.json", '"top_k": 20', '"top_k": 7'),
                                  "generation_config.json: /top_k is 7, and was "),
     "another budget for films": (
         lambda export: edited(export / "video_preprocessor_config.json", '"longest_edge": ', '"longest_edge": 1'),

@@ -1,7 +1,6 @@
 """What a worker does around a handler that has a process of its own."""
 
 import os
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from control import submit
 from control.rules import rules_from
 from db import queue, workers
 from db.models import Outcome
+from db.queue import Pair
 from tests.system import System
 from vlyard.errors import Cancelled
 from vlyard.jobs.inference import InferenceResult
@@ -24,7 +24,7 @@ from vlyard.jobs.state import State
 from vlyard.jobs.view import Submission
 from workers.asking import own_models
 from workers.completer import Completer
-from workers.lease import LeaseKeeper
+from workers.lease import Hold, LeaseKeeper
 from workers.runner import Runner
 
 ALONE = [name for name, kind in KINDS.items() if kind.isolation is Isolation.PROCESS and kind.device is Device.GPU]
@@ -63,6 +63,25 @@ def runner(system: System, unloaded: list[str]) -> Iterator[Runner]:
     completer.stop()
 
 
+class OneThatIsCancelled(Hold):
+    """An attempt whose job is cancelled after a few of its words."""
+
+    looks = 0
+
+    def check(self) -> None:
+        self.looks += 1
+        if self.looks == 30:  # at every word, and a few times before the first
+            self.stop(Cancelled())
+        super().check()
+
+
+class Impatient(LeaseKeeper):
+    """A keeper of such attempts."""
+
+    def hold(self, pair: Pair, claimed_at: float, *, killable: bool, resumes: bool = False) -> Hold:
+        return OneThatIsCancelled(pair, claimed_at, killable, resumes)
+
+
 def test_an_inference_that_is_cancelled_keeps_the_words_so_far(system: System, runner: Runner) -> None:
     torch.set_num_threads(1)
     said = [{"role": "user", "content": "Hello"}]
@@ -73,10 +92,8 @@ def test_an_inference_that_is_cancelled_keeps_the_words_so_far(system: System, r
     )  # fmt: skip
     with system.database.transaction() as session:
         queue.dispatch(session, [[job]])
-    stopping = threading.Timer(5, runner.keeper.stop_all, (Cancelled(),))  # long after its first word
-    stopping.start()
 
-    [ending] = runner.run([(job, 1)])
+    [ending] = replace(runner, keeper=Impatient(system.database, runner.worker, 30, 1)).run([(job, 1)])
 
     own_models().warm.unload()
     assert ending.outcome is Outcome.CANCELLED
