@@ -116,7 +116,7 @@ def test_a_training_that_has_too_little_memory_goes_on_with_smaller_micro_batche
     job = system.submit(caller, dataset=str(source), **{**SPEC, **large})
     eventually(lambda: (system.job(job).progress or {}).get("text") == "reading the samples", 240, "the reading")
     [training, *_] = [each for each in psutil.Process(worker).children() if each.memory_info().rss > 200e6]
-    allowed = training.memory_info().vms + 200_000_000
+    allowed = training.memory_info().vms + 64_000_000
     training.rlimit(psutil.RLIMIT_AS, (allowed, allowed))
     # when it runs out of memory, then it is tried once more with half of them at a time, and twice as many times
     row = system.ended(job, 240)
