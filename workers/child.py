@@ -22,16 +22,30 @@ def main() -> None:
     """Do one assignment, and say how it went."""
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
-    with os.fdopen(descriptor, "wb", buffering=0) as speech:
+    with os.fdopen(descriptor, "wb", buffering=0) as pipe:
+        speech = Speech(pipe)
         stop = threading.Event()
         assignment = Assignment.model_validate_json(sys.stdin.buffer.readline())
         if KINDS[assignment.kind].resumes:  # others end at once when they are asked to
             signal.signal(signal.SIGTERM, lambda *_: stop.set())
         threading.Thread(target=_die_with_parent, daemon=True).start()
-        _say(speech, _attempt(assignment, speech, stop))
+        speech.say(_attempt(assignment, speech, stop))
 
 
-def _attempt(assignment: Assignment, speech: BinaryIO, stop: threading.Event) -> Report:
+class Speech:
+    """What this process tells its worker, one report after the other, from whichever thread."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+
+    def say(self, report: Report) -> None:
+        line = report.model_dump_json(exclude_defaults=True).encode() + b"\n"
+        with self._lock:
+            self._pipe.write(line)
+
+
+def _attempt(assignment: Assignment, speech: Speech, stop: threading.Event) -> Report:
     rescued: list[Stored] = []
     try:
         kind = KINDS[assignment.kind]
@@ -42,13 +56,13 @@ def _attempt(assignment: Assignment, speech: BinaryIO, stop: threading.Event) ->
             inputs={file.id: file for file in assignment.inputs},
             store=ArtefactStore(load_settings()),
             prefix=assignment.prefix,
-            tell=lambda *told: _say(speech, Report(progress=told)),
+            tell=lambda *told: speech.say(Report(progress=told)),
             check=lambda: None,  # whoever wants this process to stop kills it
             resume=assignment.resume,
             shortages=assignment.shortages,
             named=assignment.named,
-            record=lambda data: _say(speech, Report(metrics=dict(data))),
-            hand_over=lambda checkpoint: _say(speech, Report(checkpoint=checkpoint)),
+            record=lambda data: speech.say(Report(metrics=dict(data))),
+            hand_over=lambda checkpoint: speech.say(Report(checkpoint=checkpoint)),
             stopping=stop.is_set,
             rescued=rescued,
         )
@@ -59,10 +73,6 @@ def _attempt(assignment: Assignment, speech: BinaryIO, stop: threading.Event) ->
         if failure.code == VLyardError.code:
             traceback.print_exc()  # where in our code it was: what the log is for
         return Report(failure=failure, published=rescued)
-
-
-def _say(speech: BinaryIO, report: Report) -> None:
-    speech.write(report.model_dump_json(exclude_defaults=True).encode() + b"\n")
 
 
 def _die_with_parent() -> None:

@@ -1,7 +1,7 @@
 """The training job: from a dataset and a base to a tuned model that says how it came to be.
 
-It runs in a process of its own. Checkpoints are handed over as they are made, and the next attempt goes on from the
-last of them; the numbers of every step go to a file, and once a second at most to whoever watches.
+It runs in a process of its own. Checkpoints are handed over as they are made, while it goes on, and the next attempt
+begins from the last of them; the numbers of every step go to a file, and once a second at most to whoever watches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ from vlyard.jobs.importing import HUB
 from vlyard.jobs.training import CURVE, METRICS, MODEL, RECIPE, UNUSABLE, TrainingResult, TrainingSpec
 from workers.context import Context
 from workers.curves import draw_curves
+from workers.keeping import Keeping
 from workers.models import origin, whole
 from workers.qwen.manifest import Manifest, as_its_base, write_manifest
 from workers.qwen.training.learning import learn
@@ -56,11 +57,17 @@ def train(spec: TrainingSpec, context: Context, settings: Settings) -> TrainingR
             resume=_checkpoint(context),
             halved=min(context.shortages, 1),
         )
-        diary = Diary(context, context.folder / _STEPS, spec.keep_checkpoints)
+        diary = Diary(context, context.folder / _STEPS)
         if plan.resume is not None:
             diary.go_on(plan.resume / _STEPS)
         context.progress(None, "reading the samples")
-        learned = learn(plan, Listener(diary.step, diary.saved, context.log, context.stopping))
+        with Keeping(context, spec.keep_checkpoints) as keeping:
+
+            def saved(folder: Path, step: int) -> None:
+                diary.copy_to(folder)
+                keeping.keep(folder, step)
+
+            learned = learn(plan, Listener(diary.step, saved, context.log, context.stopping))
         if learned.stopped:
             raise WorkerStopping
         facts = _facts(spec, source, learned)
@@ -78,7 +85,6 @@ class Diary:
 
     context: Context
     path: Path
-    latest: int  # how many checkpoints stay
 
     def go_on(self, earlier: Path) -> None:
         """From what an earlier attempt wrote up to its checkpoint."""
@@ -92,10 +98,10 @@ class Diary:
         self.context.note(told)
         self.context.progress(step.step / step.steps, text, step.samples_per_second, "samples")
 
-    def saved(self, folder: Path, step: int) -> None:
+    def copy_to(self, checkpoint: Path) -> None:
+        """What was told so far, for whoever goes on from there."""
         self.path.touch()
-        copyfile(self.path, folder / _STEPS)
-        self.context.keep(folder, step, self.latest)
+        copyfile(self.path, checkpoint / _STEPS)
 
     def steps(self) -> Sequence[Step]:
         with self.path.open("rb") as file:

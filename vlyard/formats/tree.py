@@ -86,6 +86,10 @@ class Tree:
                 del self._lately[next(iter(self._lately))]
         return known
 
+    def forget(self) -> None:
+        """Let go of the names that are remembered."""
+        self._lately.clear()
+
     @cached_property
     def _lately(self) -> dict[str, tuple[list[str], list[str]]]:
         return {}

@@ -50,6 +50,7 @@ def units(dataset: Dataset) -> Iterator[Unit | Stray]:
     yield from _unlisted(pairing, elsewhere)
     yield from _orphans(pairing)
     yield from _far_off(pairing, elsewhere)
+    dataset.tree.forget()  # what comes next needs the room for pictures
 
 
 @dataclass(frozen=True)
