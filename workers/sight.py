@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
@@ -28,6 +29,10 @@ class Given:
 
     def size(self) -> tuple[int, int]:
         """Its sides in pixels, from its header alone: on its side where its EXIF turns it. Raises as `see`."""
+        return self._size
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
         with opened(self.source, DEFAULT_MAX_PIXELS, self.name) as picture:
             size = picture.size
         _expect_stout(size, self.name)

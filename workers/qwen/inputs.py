@@ -19,6 +19,7 @@ from workers.qwen.request import Budget, Request, Shown, Turn
 
 # Where these stand in the tokens, pictures are put: a text that contains them would take a picture's place.
 _PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+_MUCH_LARGER = 2  # times the pixels that the model sees: then a picture is shrunk while it waits
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ def pixels_a_token(processor: Processor) -> int:
 
 
 def show(processor: Processor, picture: Image.Image, budget: Budget) -> Shown:
-    """An upright RGB picture at the size in which the model sees it; where that is larger, it is enlarged only later.
+    """An upright RGB picture at about the size in which the model sees it; what is left to resize is done later.
 
     Raises `InvalidInput`.
     """
     areas = _areas(processor, budget)
     grid = _grid(processor, picture.size, areas)
     width, height = _seen_size(processor, grid)
-    if width * height < picture.width * picture.height:
+    if _MUCH_LARGER * width * height < picture.width * picture.height:  # else it would be read twice for little
         picture = _shrunk(processor, picture, areas, grid)
     said = hashlib.sha256(repr((picture.mode, picture.size, areas, grid)).encode())
     said.update(picture.tobytes())
