@@ -3,10 +3,11 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Query
+from fastapi import APIRouter, Body
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from api.cursors import Cursor, Limit, place_of
 from api.desk import AtDesk, IdempotencyKey
 from control import webhooks
 from control.accounts import Caller
@@ -88,17 +89,28 @@ async def rotate_webhook(webhook: UUID, desk: AtDesk, idempotency_key: Idempoten
 
 
 @router.get("/{webhook}/deliveries", summary="List the messages to a webhook")
-async def list_deliveries(
-    webhook: UUID, desk: AtDesk, limit: Annotated[int, Query(ge=1, le=200)] = 50
-) -> view.Deliveries:
-    """The newest messages to a webhook, and how their tries went."""
+async def list_deliveries(webhook: UUID, desk: AtDesk, *, cursor: Cursor = None, limit: Limit = 50) -> view.Deliveries:
+    """The messages to a webhook, newest first, and how their tries went."""
+    before = place_of(cursor)
 
     def read(session: Session, caller: Caller) -> view.Deliveries:
         owned_row(session, Webhook, caller.team, webhook)
-        rows = stored.deliveries(session, caller.team, webhook, limit)
-        return view.Deliveries(data=tuple(map(_delivery, rows)))
+        rows = stored.deliveries(session, caller.team, webhook, before=before, limit=limit + 1)
+        more = str(rows[limit - 1].id) if len(rows) > limit else None
+        return view.Deliveries(data=tuple(map(_delivery, rows[:limit])), next_cursor=more)
 
     return await desk.run(read)
+
+
+@router.post("/deliveries/{delivery}/redeliver", summary="Send a message again")
+async def redeliver(delivery: UUID, desk: AtDesk, idempotency_key: IdempotencyKey = None) -> view.Delivery:
+    """Send a message again at once, whatever became of it; `delivery` is its id, the `webhook-id` of each try.
+
+    A receiver that remembers the ids it has seen takes it once. One that had all its tries is tried this once more.
+    """
+    return await desk.run(
+        lambda session, caller: _delivery(webhooks.redeliver(session, caller, delivery, idempotency_key))
+    )
 
 
 def _nothing(session: Session, caller: Caller) -> None:

@@ -12,7 +12,7 @@ from control.accounts import Caller
 from control.addresses import addresses_of, checked_url, listed
 from control.settings import Settings
 from db import idempotency, webhooks
-from db.models import Webhook
+from db.models import Webhook, WebhookDelivery
 from db.owned import owned_row
 from vlyard.errors import Conflict
 from vlyard.webhooks import NewWebhook
@@ -61,6 +61,17 @@ def rotate(session: Session, caller: Caller, webhook: UUID, idempotency_key: str
         row.secret = new_secret()
         session.flush()
     return row
+
+
+def redeliver(session: Session, caller: Caller, delivery: UUID, idempotency_key: str | None) -> WebhookDelivery:
+    """Send a message again at once, with the id that it had; a request that was carried out already sends nothing more.
+
+    Raises `NotFound`, and `Conflict` where its webhook is disabled.
+    """
+    mark = uuid7()
+    if first_made(session, caller, idempotency_key, f"redeliver {delivery}", mark) != mark:
+        return owned_row(session, WebhookDelivery, caller.team, delivery)
+    return webhooks.redeliver(session, caller.team, delivery)
 
 
 def first_made(session: Session, caller: Caller, idempotency_key: str | None, request: str, made: UUID) -> UUID:

@@ -18,6 +18,9 @@ _IS_SHARED: dict[type, ColumnElement[bool] | InstrumentedAttribute[bool]] = {
 }
 
 
+_CALLED: dict[type, str] = {ModelAlias: "alias", WebhookDelivery: "message"}  # where that is not the class's name
+
+
 def owned(entity: type[Owned], team: UUID) -> Select[Owned]:
     """A query for the rows of this kind that the team owns, and no others."""
     return select(entity).where(entity.team_id == team)
@@ -33,5 +36,5 @@ def owned_row(session: Session, entity: type[Owned], team: UUID, identity: UUID,
     query = owned(entity, team).where(entity.id == identity)
     row = session.scalar(query.with_for_update(key_share=True) if lock else query)
     if row is None:
-        raise NotFound(f"there is no {entity.__name__.lower()} {identity}")
+        raise NotFound(f"there is no {_CALLED.get(entity, entity.__name__.lower())} {identity}")
     return row

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Insert,
     Text,
     Uuid,
+    and_,
     any_,
     bindparam,
     cast,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    or_,
     select,
     tuple_,
     update,
@@ -26,6 +28,7 @@ from sqlalchemy.orm import Session
 from db.clock import from_now
 from db.models import DeliveryState, Job, Webhook, WebhookDelivery
 from db.owned import owned, owned_row
+from vlyard.errors import Conflict
 
 
 @dataclass(frozen=True)
@@ -151,10 +154,41 @@ def webhooks(session: Session, team: UUID) -> Sequence[Webhook]:
     return session.scalars(owned(Webhook, team).order_by(Webhook.id)).all()
 
 
-def deliveries(session: Session, team: UUID, webhook: UUID, limit: int) -> Sequence[WebhookDelivery]:
-    """The newest messages to a webhook of the team, newest first."""
+def deliveries(
+    session: Session, team: UUID, webhook: UUID, *, before: UUID | None, limit: int
+) -> Sequence[WebhookDelivery]:
+    """The newest messages to a webhook of the team, those that come after `before` in this order, newest first.
+
+    None where that one is forgotten: so is what is older.
+    """
     query = owned(WebhookDelivery, team).where(WebhookDelivery.webhook_id == webhook)
+    if before is not None:
+        last = session.scalar(query.where(WebhookDelivery.id == before))
+        if last is None:
+            return ()
+        # Jobs that end in one transaction have one moment, and ids of messages do not grow.
+        query = query.where(
+            WebhookDelivery.created_at <= last.created_at,
+            or_(
+                WebhookDelivery.created_at < last.created_at,
+                and_(WebhookDelivery.created_at == last.created_at, WebhookDelivery.id > last.id),
+            ),
+        )
     return session.scalars(query.order_by(WebhookDelivery.created_at.desc(), WebhookDelivery.id).limit(limit)).all()
+
+
+def redeliver(session: Session, team: UUID, delivery: UUID) -> WebhookDelivery:
+    """Have a message of the team be due now, whatever became of it; it keeps its id, and its tries count on.
+
+    Raises `NotFound`, and `Conflict` where its webhook is disabled.
+    """
+    row = owned_row(session, WebhookDelivery, team, delivery, lock=True)
+    if owned_row(session, Webhook, team, row.webhook_id).disabled_at is not None:
+        raise Conflict(f"webhook {row.webhook_id} is disabled: enable it first")
+    row.state, row.next_at = DeliveryState.PENDING, func.now()
+    session.flush()
+    session.refresh(row)
+    return row
 
 
 def _enqueue() -> Insert:

@@ -72,9 +72,10 @@ class Delivery(_View):
 
 
 class Deliveries(_View):
-    """The newest messages to a webhook, newest first."""
+    """A slice of the messages to a webhook, newest first. `next_cursor` fetches what comes after it."""
 
     data: tuple[Delivery, ...]
+    next_cursor: str | None = None
 
 
 class Ping(_View):

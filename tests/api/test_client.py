@@ -63,7 +63,7 @@ def test_a_pool_is_made_and_a_job_says_why_it_waits_there(client: Client) -> Non
 
 def test_a_webhook_is_made_tried_given_another_secret_and_deleted(client: Client) -> None:
     with Receiver().open() as receiver:
-        made = client.create_webhook(receiver.url, ["job.failed"])
+        made = client.create_webhook(receiver.url, ["job.cancelled"])
         assert client.test_webhook(made.id).delivered
         new = client.rotate_webhook_secret(made.id)
         assert (new.secret or "").startswith("whsec_")
@@ -71,9 +71,12 @@ def test_a_webhook_is_made_tried_given_another_secret_and_deleted(client: Client
         assert client.test_webhook(made.id).delivered
         assert receiver.received[1].verified(new.secret or "")["type"] == "ping"
     assert client.webhooks() == (client.webhook(made.id),)
-    assert client.webhook(made.id).events == (EventType.JOB_FAILED,)
+    assert client.webhook(made.id).events == (EventType.JOB_CANCELLED,)
     assert client.enable_webhook(made.id).disabled_at is None
-    assert client.deliveries(made.id) == ()
+    assert list(client.deliveries(made.id)) == []
+    client.cancel(client.submit(NoopSpec()).id)
+    [message] = client.deliveries(made.id)
+    assert (client.redeliver(message.id).id, message.type) == (message.id, EventType.JOB_CANCELLED)
     client.delete_webhook(made.id)
     with pytest.raises(NotFound):
         client.webhook(made.id)

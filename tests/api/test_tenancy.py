@@ -15,7 +15,7 @@ from tests.api.conftest import Join
 from tests.api.visitor import Visitor, send
 
 CONTENT = b"a picture, say"
-WEBHOOK = {"url": "http://127.0.0.1:1/", "events": ["job.failed"]}  # where nobody listens
+WEBHOOK = {"url": "http://127.0.0.1:1/", "events": ["job.cancelled"]}  # where nobody listens
 
 
 def model(visitor: Visitor) -> str:
@@ -27,12 +27,20 @@ def model(visitor: Visitor) -> str:
         return registry.add(session, new)
 
 
+def message(visitor: Visitor) -> str:
+    """A message to a webhook."""
+    webhook = visitor.post("/v1/webhooks", WEBHOOK).json()["id"]
+    visitor.post(f"/v1/jobs/{visitor.submit()['id']}/cancel")
+    return str(visitor.get(f"/v1/webhooks/{webhook}/deliveries").json()["data"][0]["id"])
+
+
 # How a team gets each thing that a path can name; a route that names another thing fails here until it has a row.
 THINGS: dict[str, Callable[[Visitor], str]] = {
     "job": lambda visitor: str(visitor.submit()["id"]),
     "artefact": lambda visitor: str(visitor.upload(CONTENT)["id"]),
     "model": model,
     "webhook": lambda visitor: str(visitor.post("/v1/webhooks", WEBHOOK).json()["id"]),
+    "delivery": message,
 }
 
 BODIES = {"/v1/jobs/{job}/priority": {"priority": 1}}  # without which the request is no request

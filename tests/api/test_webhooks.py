@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import text, update
 
 from control.delivering import Deliverer
 from control.settings import Settings
+from db.models import WebhookDelivery
 from db.session import Database
 from tests.api.conftest import Join
 from tests.api.visitor import Visitor
@@ -151,6 +153,62 @@ def test_the_end_of_a_job_is_delivered_and_listed(
     [sent] = visitor.get(path).json()["data"]
     assert (sent["state"], sent["tries"], sent["last_status"], sent["next_at"]) == ("delivered", 1, 204, None)
     assert sent["id"] == receiver.received[0].id
+
+
+def test_all_messages_are_listed_page_by_page_also_those_of_one_moment(visitor: Visitor, database: Database) -> None:
+    # given messages of which some were made in one transaction
+    made = make(visitor)
+    for _ in range(5):
+        visitor.post(f"/v1/jobs/{visitor.submit()['id']}/cancel")
+    path = f"/v1/webhooks/{made['id']}/deliveries"
+    every = [each["id"] for each in visitor.get(path).json()["data"]]
+    alike = WebhookDelivery.id.in_(every[1:4])
+    with database.transaction() as session:
+        session.execute(update(WebhookDelivery).where(alike).values(created_at=text("now() - interval '1 minute'")))
+    every = [each["id"] for each in visitor.get(path).json()["data"]]
+    # when they are read two at a time
+    pages: list[list[str]] = []
+    cursor = None
+    while not pages or cursor:
+        page = visitor.get(path, params={"limit": 2, **({"cursor": cursor} if cursor else {})}).json()
+        pages.append([each["id"] for each in page["data"]])
+        cursor = page["next_cursor"]
+    # then each is there once, in the order of the whole list
+    assert pages == [every[:2], every[2:4], every[4:]]
+    # and a message that is not this webhook's is no place in it
+    other = f"/v1/webhooks/{make(visitor)['id']}/deliveries"
+    assert visitor.get(other, params={"cursor": every[0]}).json() == {"data": [], "next_cursor": None}
+
+
+def test_a_message_that_was_given_up_or_has_arrived_is_sent_again_with_the_same_id(
+    visitor: Visitor, receiver: Receiver, database: Database, api_settings: Settings
+) -> None:
+    # given a message that was given up when its webhook was disabled
+    made = make(visitor, receiver.url)
+    receiver.answers = [410]
+    visitor.post(f"/v1/jobs/{visitor.submit()['id']}/cancel")
+    deliver_all(database, api_settings)
+    listed = f"/v1/webhooks/{made['id']}/deliveries"
+    [given_up] = visitor.get(listed).json()["data"]
+    path = f"/v1/webhooks/deliveries/{given_up['id']}/redeliver"
+    # then it is not sent while nothing is sent there
+    refused = visitor.post(path)
+    assert (refused.status_code, refused.json()["code"], given_up["state"]) == (409, "conflict", "exhausted")
+    # when it is asked for once the webhook is enabled, twice with one key
+    visitor.post(f"/v1/webhooks/{made['id']}/enable")
+    again = visitor.post(path, headers={"Idempotency-Key": "again"})
+    assert (again.status_code, again.json()["state"], again.json()["tries"]) == (200, "pending", 1)
+    deliver_all(database, api_settings)
+    assert visitor.post(path, headers={"Idempotency-Key": "again"}).json()["state"] == "delivered"
+    deliver_all(database, api_settings)
+    # then it comes once more, as the same message, and once more where that is asked for
+    assert len(receiver.received) == 2
+    visitor.post(path)
+    deliver_all(database, api_settings)
+    assert {message.id for message in receiver.received} == {given_up["id"]}
+    assert len({str(message.verified(made["secret"])) for message in receiver.received}) == 1
+    [arrived] = visitor.get(listed).json()["data"]
+    assert (arrived["state"], arrived["tries"], arrived["last_error"]) == ("delivered", 3, None)
 
 
 def test_a_deleted_webhook_is_told_nothing_more(visitor: Visitor, receiver: Receiver) -> None:

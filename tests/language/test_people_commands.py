@@ -19,6 +19,7 @@ NOW = "2026-03-01T12:00:00Z"
 ID = "4fe1a3cb-3f9f-4865-b9fb-c1cb02901970"
 TEAM = {"id": ID, "name": "vision", "created_at": NOW}
 HOOK = {"id": ID, "url": "https://a.example/hook", "events": ["job.failed"], "created_at": NOW}
+MESSAGE = {"id": ID, "type": "job.failed", "job": ID, "state": "pending", "tries": 0, "created_at": NOW}
 MADE_KEY = {"prefix": "0c5f3a9b71d2", "team": "vision", "role": "admin", "created_at": NOW, "key": "vly_secret"}
 TORN = {
     "ok": False,
@@ -175,6 +176,7 @@ def test_a_webhook_is_told_of_the_events_that_were_asked_for_or_of_all(api: Smal
         ("delete", f"DELETE /v1/webhooks/{ID}", None),
         ("enable", f"POST /v1/webhooks/{ID}/enable", HOOK),
         ("rotate", f"POST /v1/webhooks/{ID}/rotate", {**HOOK, "secret": "whsec_new"}),
+        ("redeliver", f"POST /v1/webhooks/deliveries/{ID}/redeliver", MESSAGE),
         ("test", f"POST /v1/webhooks/{ID}/test", {"id": ID, "delivered": True, "status": 204}),
     ],
 )
@@ -186,6 +188,22 @@ def test_a_verb_asks_for_what_it_says(api: SmallApi, verb: str, request_line: st
     asked = api.asked[-1]
     assert (ran.exit_code, f"{asked.method} {asked.path}") == (0, request_line)
     assert json.loads(ran.stdout).items() >= (body or {"deleted": ID}).items()
+
+
+def test_messages_are_listed_over_all_pages_with_what_became_of_them(api: SmallApi) -> None:
+    given_up = {**MESSAGE, "state": "exhausted", "tries": 10, "last_status": 500, "last_error": "answered 500"}
+    for form, limit in (("", "50"), ("--json", "50"), ("--json", "1")):
+        path = f"GET /v1/webhooks/{ID}/deliveries"
+        pages = [{"data": [MESSAGE], "next_cursor": ID}, {"data": [given_up], "next_cursor": None}]
+        api.faults[path] = [Fault(Reply(200, json.dumps(page).encode())) for page in pages]
+        ran = vlyard(api, "webhooks", "deliveries", ID, "--limit", limit, *form.split())
+        if not form:
+            _, waiting, over = ran.stdout.splitlines()
+
+    assert waiting.split()[:5] == [ID, "job.failed", ID, "pending", "0"]
+    assert over.split()[3:7] == ["exhausted", "10", "answered", "500"]
+    assert (api.asked[0].query, api.asked[1].query) == ({}, {"cursor": ID})
+    assert [each["state"] for each in json.loads(ran.stdout)] == ["pending"]
 
 
 def test_a_ping_that_does_not_arrive_fails_the_command(api: SmallApi) -> None:

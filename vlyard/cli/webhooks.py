@@ -1,6 +1,7 @@
 """`vlyard webhooks`: who is told of the ends of your team's jobs."""
 
 import json
+from itertools import islice
 from typing import Annotated
 from uuid import UUID
 
@@ -9,11 +10,13 @@ import typer
 from vlyard.cli.listing import AsJson, ListingGroup, print_json, show_facts, show_table, time_text
 from vlyard.client import Client
 from vlyard.errors import Unavailable
-from vlyard.webhooks import EventType, Webhook
+from vlyard.webhooks import Delivery, EventType, Webhook
 
 _group = typer.Typer(
     cls=ListingGroup, help="Webhooks, which are told of the ends of jobs; lists them where no verb is given."
 )
+
+TITLES = ("ID", "EVENT", "JOB", "STATE", "TRIES", "LAST", "NEXT TRY", "CREATED")
 
 WebhookId = Annotated[UUID, typer.Argument(metavar="ID", help="The webhook's id.")]
 
@@ -83,6 +86,35 @@ def rotate_secret(id: WebhookId, as_json: AsJson = False) -> None:
         _show(client.rotate_webhook_secret(id), as_json)
 
 
+@_group.command("deliveries")
+def list_deliveries(
+    id: WebhookId,
+    limit: Annotated[int, typer.Option(min=1, help="How many to list.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List the messages to a webhook, the newest first, and how their tries went."""
+    with Client() as client:
+        found = list(islice(client.deliveries(id), limit))
+    if as_json:
+        print_json(found)
+    else:
+        show_table(TITLES, map(_delivery_row, found))
+
+
+@_group.command("redeliver")
+def redeliver(
+    id: Annotated[UUID, typer.Argument(metavar="ID", help="The message's id, the `webhook-id` that it came with.")],
+    as_json: AsJson = False,
+) -> None:
+    """Have a message sent again at once, with the same id, whatever became of it."""
+    with Client() as client:
+        again = client.redeliver(id)
+    if as_json:
+        print_json(again)
+    else:
+        print(f"message {id} is sent again")
+
+
 def _show(webhook: Webhook, as_json: bool) -> None:
     if as_json:
         print_json(webhook)
@@ -95,3 +127,9 @@ def _show(webhook: Webhook, as_json: bool) -> None:
 def _row(webhook: Webhook) -> tuple[str, str, str, str]:
     since = f"disabled since {time_text(webhook.disabled_at)}: {webhook.disabled_because or 'it does not say why'}"
     return str(webhook.id), webhook.url, ", ".join(webhook.events), since if webhook.disabled_at else "enabled"
+
+
+def _delivery_row(message: Delivery) -> tuple[str, ...]:
+    last = message.last_error or (f"answered {message.last_status}" if message.last_status else "")
+    facts = (str(message.id), message.type, str(message.job), message.state, str(message.tries), last)
+    return *facts, time_text(message.next_at), time_text(message.created_at)

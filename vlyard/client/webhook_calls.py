@@ -1,6 +1,6 @@
 """The client's calls about webhooks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from uuid import UUID
 
 from vlyard.client.connection import Connection, checked, checked_id
@@ -43,7 +43,16 @@ class WebhookCalls(Connection):
         """Give a webhook another secret, from now on the only one; the answer holds it, only now."""
         return self._call(Webhook, "POST", f"/v1/webhooks/{checked_id(id)}/rotate", key=idempotency_key)
 
-    def deliveries(self, id: UUID | str, limit: int = 50) -> tuple[Delivery, ...]:
-        """The newest messages to a webhook, newest first, and how their tries went; 200 at most."""
-        params = {"limit": str(limit)}
-        return self._call(Deliveries, "GET", f"/v1/webhooks/{checked_id(id)}/deliveries", params=params).data
+    def deliveries(self, id: UUID | str) -> Iterator[Delivery]:
+        """The messages to a webhook, newest first, and how their tries went; fetched page by page as it goes on."""
+        path = f"/v1/webhooks/{checked_id(id)}/deliveries"
+        page = self._call(Deliveries, "GET", path)
+        yield from page.data
+        while page.next_cursor is not None:
+            page = self._call(Deliveries, "GET", path, params={"cursor": page.next_cursor})
+            yield from page.data
+
+    def redeliver(self, id: UUID | str, *, idempotency_key: str | None = None) -> Delivery:
+        """Have a message sent again at once, with the same id. Raises `Conflict` where its webhook is disabled."""
+        path = f"/v1/webhooks/deliveries/{checked_id(id)}/redeliver"
+        return self._call(Delivery, "POST", path, key=idempotency_key)
