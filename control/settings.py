@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     leftover_keep_seconds: float = Field(
         3600, gt=0, description="What an attempt that did not succeed left in the store is removed this long after it."
     )
+    latecomer_seconds: float = Field(
+        8 * 86400,
+        gt=0,
+        description="What a lost attempt left is looked for once more this long after it, for workers that went on "
+        "writing; longer than any kind of job may run.",
+    )
     checkpoint_keep_seconds: float = Field(
         3600, gt=0, description="The checkpoints of a job are removed this long after its end."
     )

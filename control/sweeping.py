@@ -14,6 +14,7 @@ from itertools import islice
 from uuid import UUID
 
 import structlog
+from sqlalchemy.orm import Session
 
 from control.artefacts import ArtefactStore
 from control.settings import Settings
@@ -54,7 +55,10 @@ class Sweeper:
     def sweep(self) -> int:
         """One round: everything that is due, in small transactions; returns how much was removed."""
         done = 0
-        rounds = (self._keys, self._deliveries, self._uploads, self._leftovers, self._checkpoints, self._deleted)
+        rounds = (
+            self._keys, self._deliveries, self._uploads, self._leftovers, self._checkpoints, self._deleted,
+            self._latecomers,
+        )  # fmt: skip
         for each in rounds:
             while not self._stopped.is_set() and (count := each()):
                 done += count
@@ -89,12 +93,20 @@ class Sweeper:
         """Remove what attempts that did not succeed left in the store, and no artefact or checkpoint names."""
         with self._database.transaction() as session:
             found = sweeping.lock_leftovers(session, self._settings.leftover_keep_seconds, _FOLDERS_AT_ONCE)
-            pairs = [each.pair for each in found]
-            named = [*sweeping.named_by(session, pairs), *sweeping.kept_by(session, pairs)]
-            for each in found:
-                kept = [(key, kind) for pair, key, kind in named if pair == each.pair]
-                self._remove_leftover(each, kept)
-            sweeping.note_swept(session, pairs)
+            self._remove_leftovers(session, found)
+            sweeping.note_swept(session, [each.pair for each in found])
+        return len(found)
+
+    def _latecomers(self) -> int:
+        """Remove what workers whose attempts had been given up wrote after these were swept.
+
+        Such a worker was frozen or cut off, and what it had begun, in a process of its own, may have gone on for as
+        long as its kind may run. Who comes back even later says so itself, and is swept once more.
+        """
+        with self._database.transaction() as session:
+            found = sweeping.lock_latecomers(session, self._settings.latecomer_seconds, _FOLDERS_AT_ONCE)
+            self._remove_leftovers(session, found)
+            sweeping.note_swept(session, [each.pair for each in found], again=True)
         return len(found)
 
     def _checkpoints(self) -> int:
@@ -121,6 +133,12 @@ class Sweeper:
 
     def _remove_checkpoints(self, attempts: str, made: tuple[str, ...]) -> None:
         self._remove_below(attempts, lambda key: key.startswith(made) or not _IS_CHECKPOINT.search(key))
+
+    def _remove_leftovers(self, session: Session, found: Sequence[Leftover]) -> None:
+        pairs = [each.pair for each in found]
+        named = [*sweeping.named_by(session, pairs), *sweeping.kept_by(session, pairs)]
+        for each in found:
+            self._remove_leftover(each, [(key, kind) for pair, key, kind in named if pair == each.pair])
 
     def _remove_leftover(self, attempt: Leftover, kept: Sequence[tuple[str, ArtefactKind]]) -> None:
         job, number = attempt.pair

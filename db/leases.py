@@ -26,6 +26,7 @@ from sqlalchemy import (
     literal,
     select,
     true,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -164,6 +165,13 @@ def _closing_row(closing: Closing) -> dict[str, Any]:
         "spent": closing.spent,
         "alone": closing.alone,
     }
+
+
+def note_given_up(session: Session, worker: UUID, pairs: Sequence[Pair]) -> None:
+    """Have what these attempts left in the store looked for again, where that was done before their worker heard."""
+    if pairs:
+        mine = (tuple_(Attempt.job_id, Attempt.number).in_(pairs), Attempt.worker_id == worker)
+        session.execute(update(Attempt).where(*mine, Attempt.swept).values(swept=False))
 
 
 def expired(session: Session, limit: int, but: Collection[UUID] = ()) -> Sequence[UUID]:

@@ -170,6 +170,9 @@ class JobDependency(Table):
     __table_args__ = (Index("ix_job_dependencies_needs", "needs_id"),)
 
 
+_SWEPT_ONCE = text("outcome = 'lost' AND swept AND NOT swept_again")
+
+
 class Attempt(Table):
     """One try at a job by one worker."""
 
@@ -184,9 +187,11 @@ class Attempt(Table):
     error: Mapped[dict[str, Any] | None]
     gpu_seconds: Mapped[float] = mapped_column(server_default=text("0"))
     swept: Mapped[bool] = mapped_column(server_default=text("false"))  # what it left in the store has been removed
+    swept_again: Mapped[bool] = mapped_column(server_default=text("false"))  # so has what a worker left after that
 
     __table_args__ = (
         Index("ix_attempts_unswept", "ended_at", postgresql_where=text("outcome <> 'succeeded' AND NOT swept")),
+        Index("ix_attempts_swept_once", "ended_at", postgresql_where=_SWEPT_ONCE),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Select, and_, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, select, tuple_, update
 from sqlalchemy.orm import Session, aliased
 
 from db.clock import from_now
@@ -62,10 +62,22 @@ def remove_abandoned(session: Session, artefact: UUID) -> None:
 
 def lock_leftovers(session: Session, older_than_seconds: float, limit: int) -> Sequence[Leftover]:
     """Attempts that ended so long ago without success, and were not swept yet."""
+    return _lock_attempts(session, older_than_seconds, limit, Attempt.outcome != Outcome.SUCCEEDED, ~Attempt.swept)
+
+
+def lock_latecomers(session: Session, older_than_seconds: float, limit: int) -> Sequence[Leftover]:
+    """Attempts that were lost so long ago and swept once: their workers may have written after that."""
+    was_lost = Attempt.outcome == Outcome.LOST
+    return _lock_attempts(session, older_than_seconds, limit, was_lost, Attempt.swept, ~Attempt.swept_again)
+
+
+def _lock_attempts(
+    session: Session, older_than_seconds: float, limit: int, *which: ColumnElement[bool]
+) -> Sequence[Leftover]:
     query = (
         select(Attempt.job_id, Attempt.number, Job.team_id)
         .join(Job, Job.id == Attempt.job_id)
-        .where(Attempt.outcome != Outcome.SUCCEEDED, ~Attempt.swept, Attempt.ended_at < from_now(-older_than_seconds))
+        .where(*which, Attempt.ended_at < from_now(-older_than_seconds))
         .order_by(Attempt.ended_at)
         .limit(limit)
         .with_for_update(skip_locked=True, of=Attempt)
@@ -73,9 +85,10 @@ def lock_leftovers(session: Session, older_than_seconds: float, limit: int) -> S
     return [Leftover((row.job_id, row.number), row.team_id) for row in session.execute(query)]
 
 
-def note_swept(session: Session, pairs: Sequence[Pair]) -> None:
+def note_swept(session: Session, pairs: Sequence[Pair], *, again: bool = False) -> None:
     """Store that nothing is left of these attempts but what the database names."""
-    session.execute(update(Attempt).where(tuple_(Attempt.job_id, Attempt.number).in_(pairs)).values(swept=True))
+    noted = {"swept_again": True} if again else {"swept": True}
+    session.execute(update(Attempt).where(tuple_(Attempt.job_id, Attempt.number).in_(pairs)).values(noted))
 
 
 def named_by(session: Session, pairs: Sequence[Pair]) -> Sequence[tuple[Pair, str, ArtefactKind]]:

@@ -133,6 +133,7 @@ class LeaseKeeper:
         self._grace = grace_seconds
         self._beat = min(lease_seconds / 4, _LONGEST_BEAT_SECONDS)
         self._holds: dict[Pair, Hold] = {}
+        self._given_up: set[Pair] = set()  # and not told of yet
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._threads = [
@@ -157,9 +158,15 @@ class LeaseKeeper:
         return hold
 
     def release(self, hold: Hold) -> None:
-        """The attempt's ending is recorded, or not ours to record."""
+        """The attempt's ending is recorded."""
         with self._lock:
             self._holds.pop(hold.pair, None)
+
+    def give_up(self, hold: Hold) -> None:
+        """The attempt's ending is not ours to record; the next beat says that it has written its last only now."""
+        with self._lock:
+            self._holds.pop(hold.pair, None)
+            self._given_up.add(hold.pair)
 
     def stop_all(self, reason: VLyardError) -> None:
         """Tell everything that runs to stop."""
@@ -191,6 +198,7 @@ class LeaseKeeper:
         progress = {pair: told for pair, hold in holds.items() if (told := hold.take_progress())}
         metrics = {pair: noted for pair, hold in holds.items() if (noted := hold.take_metrics())}
         pieces = [piece for hold in holds.values() if hold.log for piece in hold.log.pending()]
+        given_up = list(self._given_up)
         with self._database.transaction() as session:
             draining = workers.beat(session, self._worker)
             renewed = leases.renew(session, self._worker, list(holds), self._lease) if holds else []
@@ -202,6 +210,8 @@ class LeaseKeeper:
             logs.append(session, self._worker, pieces)
             if begun:
                 leases.note_starts(session, self._worker, {hold.pair: asked_at - hold.began_at for hold in begun})
+            leases.note_given_up(session, self._worker, given_up)
+        self._given_up.difference_update(given_up)
         self._heed(draining)
         for hold in begun:
             hold.start_noted = True

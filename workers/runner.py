@@ -160,7 +160,7 @@ class Runner:
         ending = Ending(hold.pair, Outcome.RELEASED) if self.leaving.is_set() else self._run_one(job, hold, found)
         follows = more()
         if ending is None:
-            self.keeper.release(hold)
+            self.keeper.give_up(hold)
         else:
             self.completer.hand_over(ending, hold, partial(self._recorded, hold, ending), more=follows)
         return ending
@@ -178,11 +178,12 @@ class Runner:
             return None
 
     def _recorded(self, hold: Hold, ending: Ending, state: State | None) -> None:
-        self.keeper.release(hold)
         told = {"job": str(hold.pair[0]), "attempt": hold.pair[1]}
         if state is None:
+            self.keeper.give_up(hold)
             logger.warning("attempt given up", **told, reason="it is not its own")
         else:
+            self.keeper.release(hold)
             logger.info("attempt ended", **told, outcome=ending.outcome, state=state)
 
     def _attempt(self, kind: Kind, claimed: Claimed, hold: Hold, log: AttemptLog, found: _Found) -> Ending:

@@ -10,34 +10,27 @@ import pytest
 from sqlalchemy import select, update
 from uuid_utils.compat import uuid7
 
-from control import lifecycle, uploads
 from control import registry as models
+from control import uploads
 from control.accounts import Caller
 from control.artefacts import ArtefactStore
-from control.lifecycle import Ending
-from control.rules import rules_from
 from control.sweeping import Sweeper
 from db import registry
 from db.clock import from_now
 from db.models import (
     Artefact,
-    ArtefactState,
-    Attempt,
     DeliveryState,
     IdempotencyKey,
     OpenUpload,
-    Outcome,
     Webhook,
     WebhookDelivery,
 )
-from db.queue import Pair
 from db.registry import NewVersion
 from tests.db import rows
 from tests.system import System, eventually
 from vlyard.errors import NotFound, Unavailable
-from vlyard.files import ArtefactKind
 from vlyard.jobs.view import NewArtefact, NewTree
-from vlyard.trees import MEDIA_TYPE, TreeFile, manifest_of
+from vlyard.trees import TreeFile, manifest_of
 
 PART = 5 * 2**20
 CONTENT = bytes(PART + 10)
@@ -222,63 +215,6 @@ def test_a_dispatcher_sweeps(system: System) -> None:
     age(system, row.id)
     eventually(lambda: not known(system), 120, "the end of the upload")
     assert left(system, f"teams/{caller.team}/") == []
-
-
-# --- attempts -------------------------------------------------------------------------------------------------
-
-
-def ended(vlyard: System, outcome: Outcome, seconds: float = 2 * DAYS, **more: Any) -> tuple[Pair, str]:
-    """An attempt that ended so, so long ago, with two objects in the store; and their prefix."""
-    with vlyard.database.transaction() as session:
-        holder, owner = rows.worker(session), rows.team(session)
-        pair = rows.running(session, owner, holder)
-        lifecycle.finish(session, holder, [Ending(pair, outcome, **more)], rules_from(vlyard.settings))
-        values = {"ended_at": from_now(-seconds), "outcome": outcome}
-        session.execute(update(Attempt).where(Attempt.job_id == pair[0]).values(values))
-    prefix = f"teams/{owner}/jobs/{pair[0]}/attempts/{pair[1]}/"
-    for name in ("dataset.zip", "model/files/part"):
-        vlyard.store.put_bytes(prefix + name, b"half", "a/b")
-    vlyard.store.open_multipart(f"{prefix}weights", "a/b")
-    return pair, prefix
-
-
-@pytest.mark.parametrize("outcome", [Outcome.LOST, Outcome.FAILED, Outcome.CANCELLED, Outcome.RELEASED])
-def test_what_an_attempt_without_success_left_in_the_store_goes_once(
-    vlyard: System, sweeper: Sweeper, outcome: Outcome
-) -> None:
-    pair, prefix = ended(vlyard, outcome)
-    assert len(left(vlyard, prefix)) == 3
-    assert sweeper.sweep() == 1
-    assert left(vlyard, prefix) == []
-    assert vlyard.attempts(pair[0])[0].swept
-    assert sweeper.sweep() == 0
-
-
-def test_the_log_of_a_failed_attempt_and_a_tree_that_it_has_stay(vlyard: System, sweeper: Sweeper) -> None:
-    # given a failed attempt whose log is an artefact, and beside it what was left
-    log = {"id": uuid7(), "name": "log.txt", "media_type": "text/plain", "bytes": 4, "sha256": "0" * 64}
-    pair, prefix = ended(vlyard, Outcome.FAILED, log={**log, "key": f"teams/{uuid4()}/log.txt"})
-    with vlyard.database.transaction() as session:
-        session.execute(update(Artefact).where(Artefact.job_id == pair[0]).values(key=f"{prefix}dataset.zip"))
-        owner = session.scalars(select(Artefact.team_id)).one()
-        folder = {"name": "model", "media_type": MEDIA_TYPE, "bytes": 4, "sha256": "0" * 64, "kind": ArtefactKind.TREE}
-        own = {"team_id": owner, "job_id": pair[0], "attempt": pair[1], "key": f"{prefix}model/manifest.json"}
-        session.add(Artefact(**folder, **own, state=ArtefactState.READY))
-    vlyard.store.put_bytes(f"{prefix}left.bin", b"half", "a/b")
-    # when it is swept, then only what nobody names is gone
-    sweeper.sweep()
-    assert sorted(left(vlyard, prefix)) == [f"{prefix}dataset.zip", f"{prefix}model/files/part"]
-
-
-def test_the_objects_of_successful_running_and_young_attempts_stay(vlyard: System, sweeper: Sweeper) -> None:
-    kept = [ended(vlyard, Outcome.SUCCEEDED, result={})[1], ended(vlyard, Outcome.LOST, seconds=60)[1]]
-    with vlyard.database.transaction() as session:
-        owner = rows.team(session)
-        job, number = rows.running(session, owner, rows.worker(session))
-    kept.append(f"teams/{owner}/jobs/{job}/attempts/{number}/")
-    vlyard.store.put_bytes(f"{kept[-1]}a", b"half", "a/b")
-    assert sweeper.sweep() == 0
-    assert [len(left(vlyard, prefix)) for prefix in kept] == [3, 3, 1]
 
 
 # --- what was deleted -----------------------------------------------------------------------------------------

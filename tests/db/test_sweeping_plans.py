@@ -18,6 +18,7 @@ FACTS = {"name": "a", "sha256": "0" * 64, "bytes": 1}
 QUESTIONS: dict[str, tuple[str, Callable[[Session], Any]]] = {
     "abandoned": ("ix_artefacts_pending", lambda session: sweeping.lock_abandoned(session, 60, 10)),
     "leftovers": ("ix_attempts_unswept", lambda session: sweeping.lock_leftovers(session, 60, 10)),
+    "latecomers": ("ix_attempts_swept_once", lambda session: sweeping.lock_latecomers(session, 60, 10)),
     "named": ("ix_artefacts_job", lambda session: sweeping.named_by(session, [(uuid7(), 1)])),
     "kept": ("pk_checkpoints", lambda session: sweeping.kept_by(session, [(uuid7(), 1)])),
     "outlived": ("pk_checkpoints", lambda session: sweeping.lock_outlived(session, 60, 10)),

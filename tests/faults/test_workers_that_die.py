@@ -6,8 +6,9 @@ import time
 
 import pytest
 import redis
+from sqlalchemy import update
 
-from db.models import Outcome
+from db.models import Attempt, Outcome
 from tests.system import System, eventually
 from vlyard.jobs.state import State
 
@@ -44,6 +45,8 @@ def test_a_worker_that_was_paused_past_its_lease_cannot_finish_its_attempt(syste
     # when another worker has finished the job, and the first one wakes up
     system.start_worker(name="successor")
     assert system.ended(job).attempt == 2
+    with system.database.transaction() as session:  # and what it left in the store has been looked for
+        session.execute(update(Attempt).where(Attempt.job_id == job, Attempt.number == 1).values(swept=True))
     os.killpg(frozen, signal.SIGCONT)
     eventually(lambda: "given up" in system.log("frozen"), what="the frozen worker's giving up")
     # then the successor's result stands
@@ -52,6 +55,8 @@ def test_a_worker_that_was_paused_past_its_lease_cannot_finish_its_attempt(syste
     assert row.result is not None
     assert row.result["attempt"] == 2
     assert [attempt.outcome for attempt in system.attempts(job)] == [Outcome.LOST, Outcome.SUCCEEDED]
+    # and what it may have written since then is looked for again
+    eventually(lambda: not system.attempts(job)[0].swept, what="its word that it has written its last only now")
 
 
 @pytest.mark.settings(LEASE_SECONDS="10")
