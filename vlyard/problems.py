@@ -5,6 +5,7 @@ from typing import Any
 
 from vlyard import errors
 from vlyard.errors import Complaint, VLyardError
+from vlyard.jobs.spec import NoArtefact
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -21,12 +22,14 @@ STATUS: Mapping[type[VLyardError], int] = {
     VLyardError: 500,
 }
 
-# What is said of a validation error, and what to do about it, where pydantic's own words do not help.
-_TEXTS: Mapping[str, tuple[str, str]] = {
+# What is said of a validation error, of pydantic's type or our class, and what to do about it, where pydantic's own
+# words do not help.
+_TEXTS: Mapping[str | type, tuple[str, str]] = {
     "extra_forbidden": ("there is no such field", "remove it, or correct its name"),
     "missing": ("{msg}", "add it"),
     "union_tag_invalid": ("there is no kind {tag!r}", "use one of {expected_tags}"),
     "union_tag_not_found": ("it is missing", "add it: it says what this is"),
+    NoArtefact: ("{msg}", "upload the file, and give the id that it gets"),
     "json_invalid": ("the body is not JSON: {error}", "send a JSON object"),
     "model_attributes_type": ("{msg}", "send a JSON object, with Content-Type: application/json"),
 }
@@ -58,20 +61,27 @@ def refusal(faults: Iterable[Mapping[str, Any]]) -> errors.InvalidInput:
     return errors.InvalidInput("the request is not valid", complaints_of(faults))
 
 
-def complaints_of(faults: Iterable[Mapping[str, Any]]) -> list[Complaint]:
+def complaints_of(
+    faults: Iterable[Mapping[str, Any]], fixes: Mapping[str | type, str] | None = None
+) -> list[Complaint]:
     """What to say of pydantic's errors, located below `body`, `query` or so, one by one.
 
-    A list of which nothing is left, because all that is in it is faulty, is no fault of its own.
+    `fixes` go before what is said here to do about an error of that type. A list of which
+    nothing is left, because all that is in it is faulty, is no fault of its own.
     """
     every = list(faults)
     within = {fault["loc"][:length] for fault in every for length in range(len(fault["loc"]))}
-    return [_complaint(fault) for fault in every if fault["type"] != "too_short" or fault["loc"] not in within]
+    return [
+        _complaint(fault, fixes or {}) for fault in every if fault["type"] != "too_short" or fault["loc"] not in within
+    ]
 
 
-def _complaint(fault: Mapping[str, Any]) -> Complaint:
-    detail, fix = _TEXTS.get(fault["type"], ("{msg}", ""))
-    facts = {"msg": fault["msg"], **fault.get("ctx", {})}
-    return Complaint(_pointer(fault), detail.format_map(facts), fix.format_map(facts))
+def _complaint(fault: Mapping[str, Any], fixes: Mapping[str | type, str]) -> Complaint:
+    facts = {"msg": fault["msg"].removeprefix("Value error, "), **fault.get("ctx", {})}
+    ours = type(facts.get("error"))
+    what = ours if ours in _TEXTS else fault["type"]
+    detail, fix = _TEXTS.get(what, ("{msg}", ""))
+    return Complaint(_pointer(fault), detail.format_map(facts), fixes.get(what) or fix.format_map(facts))
 
 
 def _pointer(fault: Mapping[str, Any]) -> str:

@@ -74,7 +74,8 @@ BODIES: dict[str, tuple[Any, str, str, str]] = {  # body, pointer, part of the d
         "links are not followed",
         "",
     ),
-    "no_uuid": ({"spec": {**INFERENCE, "image": "street.jpg"}}, "/spec/image", "UUID", ""),
+    "no_artefacts_id": ({"spec": {**INFERENCE, "image": "street.jpg"}}, "/spec/image", "no artefact's id", "upload"),
+    "two_ways": ({"spec": {**INFERENCE, "prompt": "a", "preset": "ground"}}, "/spec", "give a prompt or", ""),
     "empty_text": ({"spec": {**INFERENCE, "prompt": ""}}, "/spec/prompt", "at least 1", ""),
     "nul": ({"spec": {**NOOP, "echo": "a\0b"}}, "/spec/echo", "U+0000", "remove it"),
     "half_a_surrogate_pair": ({"spec": {**NOOP, "echo": "\ud83d"}}, "/spec/echo", "unicode", ""),
@@ -102,6 +103,7 @@ def test_a_body_that_is_not_valid_is_refused_and_its_field_named(visitor: Visito
     [error] = said["errors"]
     assert error["pointer"] == pointer
     assert detail in error["detail"]
+    assert "Value error" not in error["detail"]  # which is pydantic's word
     assert fix in error["fix"]
 
 

@@ -66,6 +66,23 @@ def test_a_json_or_yaml_file_is_submitted(api: SmallApi, tmp_path: Path, name: s
     assert (shown["spec"]["echo"], job.pool, job.priority) == ("hello", "night", 3)
 
 
+def test_a_file_beside_the_specification_is_uploaded_where_an_artefact_is_meant(api: SmallApi, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"picture")
+    content = [{"type": "image", "image": "file:photo.jpg"}, {"type": "text", "text": "file:photo.jpg is a text here"}]
+    spec = {"kind": "inference", "messages": [{"role": "user", "content": content}], "adapter": "file:./photo.jpg"}
+    due = "2036-01-01T00:00:00Z"
+    (tmp_path / "job.yaml").write_text(json.dumps({"jobs": [{"spec": spec, "expires_at": due}]}))
+
+    ran = run(api, "submit", tmp_path / "job.yaml", "--json")
+
+    [artefact] = api.artefacts.values()
+    assert (ran.returncode, api.objects[f"/s3/{artefact.id}"]) == (0, b"picture")
+    sent = json.loads(api.asked[-1].body)
+    picture, text = sent["spec"]["messages"][0]["content"]
+    assert picture["image"] == sent["spec"]["adapter"] == str(artefact.id)
+    assert (text["text"], sent["expires_at"]) == ("file:photo.jpg is a text here", due)
+
+
 def test_a_specification_comes_from_standard_input_and_is_followed_to_its_result(api: SmallApi) -> None:
     half = {"state": "running", "attempt": 1, "progress": {"fraction": 0.5, "text": "half"}}
     api.life = [{"state": "queued"}, half, DONE]
@@ -192,6 +209,12 @@ def test_a_file_goes_up_and_comes_down_again(api: SmallApi, tmp_path: Path) -> N
             "/song: there is no such field (remove it, or correct its name)",
         ),
         ("job.yaml", "just words", "is no job"),
+        (
+            "job.yaml",
+            "{kind: conversion, source: street.zip}",
+            "/source: this is no artefact's id, and no output of a job, such as job:<job id>/<output> "
+            "(for a file or folder of this machine write file:PATH)",
+        ),
     ],
 )
 def test_a_faulty_specification_is_refused_by_line_or_field_before_it_is_sent(

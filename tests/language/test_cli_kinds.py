@@ -131,7 +131,7 @@ def test_a_file_that_is_given_twice_is_uploaded_once(api: SmallApi, tmp_path: Pa
     (tmp_path / "a.zip").write_bytes(b"labels")
 
     ran = run(
-        api, "conversion", "--source", tmp_path / "a.zip", "--tokenizer", f"{tmp_path}/../{tmp_path.name}/a.zip",
+        api, "conversion", "--source", tmp_path / "a.zip", "--tokenizer", f"file:{tmp_path}/../{tmp_path.name}/a.zip",
         "--class", "7", "--class", "car", "--split", "train=0.9", "--split", "val=0.1", "--no-wait", "--json",
     )  # fmt: skip
 
@@ -154,16 +154,20 @@ def test_an_id_an_output_of_another_job_and_the_name_of_a_model_are_no_paths(api
 
 
 def test_messages_are_json_on_the_line_or_in_a_file(api: SmallApi, tmp_path: Path) -> None:
-    messages = [{"role": "user", "content": "Why?"}]
+    (tmp_path / "a.jpg").write_bytes(b"picture")
+    content = [{"type": "image", "image": f"file:{tmp_path / 'a.jpg'}"}, {"type": "text", "text": "file:a.jpg?"}]
+    messages = [{"role": "user", "content": content}]
     (tmp_path / "messages.json").write_text(json.dumps(messages))
 
     for value in (json.dumps(messages), f"@{tmp_path / 'messages.json'}"):
         assert run(api, "inference", "--messages", value, "--no-wait").returncode == 0
 
     first, second = (job.spec for job in api.jobs.values())
-    assert first == second
     assert isinstance(first, dict)
-    assert first["messages"][0]["content"] == [{"type": "text", "text": "Why?"}]
+    assert isinstance(second, dict)
+    assert [each["messages"][0]["content"] for each in (first, second)] == [
+        [{"type": "image", "image": str(id)}, {"type": "text", "text": "file:a.jpg?"}] for id in api.artefacts
+    ]
 
 
 def test_the_result_as_json_is_the_job(api: SmallApi) -> None:
@@ -195,6 +199,14 @@ def test_other_results_are_shown_as_names_and_values(api: SmallApi) -> None:
         (("inference", "--image", "job:nonsense", "--prompt", "a"), "--image: 'job:nonsense' does not fit"),
         (("inference", "--prompt", "a", "--preset", "describe"), "give a prompt or a preset, not both"),
         (("inference", "--messages", "{"), "--messages:1: it is not JSON"),
+        (
+            (
+                "inference",
+                "--messages",
+                '[{"role": "user", "content": [{"type": "image", "image": "file:absent.jpg"}]}]',
+            ),
+            "--messages: there is no file or folder absent.jpg",
+        ),
         (("inference", "--messages", "@absent.json"), "it cannot be read: No such file"),
         (("inference", "--messages", '[{"role": "nobody"}]'), "--messages"),
         (("inference", "--prompt", "a", "--top-p", "7"), "--top-p: 7.0 does not fit"),

@@ -120,6 +120,8 @@ def test_one_command_that_tunes_prints_its_jobs_for_programs_also_where_one_of_t
         ("jobs: [{spec: {kind: conversion, source: 'file:nowhere.zip'}}]", "there is no file or folder nowhere.zip"),
         ("jobs: [{spec: {kind: inference, image: 'file:.', prompt: a}}]", "is a folder, and this takes a file"),
         ("jobs: [{spec: {kind: conversion}}]", "source"),
+        ("jobs: [{spec: {kind: conversion, source: street.zip}}]", "of this machine write file:PATH"),
+        ("jobs: [{spec: {kind: inference, images: ['file:a', 'file:./a'], prompt: a}}]", "names a picture twice"),
         ("jobs: []", "/jobs"),
         ("jobs: [{spec: {kind: conversion, source: 'file:'}}]", "it names no file or folder"),
         ("jobs: [{spec: {kind: dancing}}]", "/jobs/0/spec/kind: there is no kind 'dancing' (use one of 'conversion'"),
@@ -132,6 +134,7 @@ def test_a_pipeline_that_is_none_is_refused_before_anything_is_sent(
     api: SmallApi, tmp_path: Path, text: str, said: str
 ) -> None:
     (tmp_path / "wrong.yaml").write_text(text)
+    (tmp_path / "a").write_bytes(b"picture")
 
     ran = run(api, "run", tmp_path / "wrong.yaml")
 

@@ -138,12 +138,14 @@ def from_cli(line: str) -> Submission:
     program, name, *words = shlex.split(line)
     context = COMMANDS[name].make_context(name, words)
     assert program == "vlyard"
-    return submission(KINDS[name], context.params, {})
+    wanted, _ = submission(KINDS[name], context.params)
+    return wanted
 
 
 def from_yaml(text: str, folder: Path) -> Submission:
     (folder / "job.yaml").write_text(text, "utf-8")
-    return read_submission(str(folder / "job.yaml"), {})
+    wanted, _ = read_submission(str(folder / "job.yaml"), {})
+    return wanted
 
 
 def from_python(text: str) -> Submission:

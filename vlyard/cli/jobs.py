@@ -58,9 +58,9 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a job that a file describes: its kind, and the kind's own fields."""
-    wanted = read_submission(spec, {"pool": pool, "priority": priority})
+    wanted, files = read_submission(spec, {"pool": pool, "priority": priority})
     with Client() as client:
-        submitted = send_in(client, wanted)
+        submitted = send_in(client, files.sent(client, wanted))
         if wait:
             follow(client, submitted.id, None, as_json)
         else:
@@ -74,6 +74,7 @@ def send_in(client: Client, wanted: Submission) -> Job:
         pool=wanted.pool,
         priority=wanted.priority,
         labels=wanted.labels,
+        expires_at=wanted.expires_at,
         expires_in=wanted.expires_in,
         max_runtime=wanted.max_runtime,
     )

@@ -8,16 +8,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
-from uuid import UUID, uuid4
 
 import typer
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from vlyard.cli.jobs import AsJson, follow, send_in, show
-from vlyard.cli.options import collected, is_artefact, parameters, table
+from vlyard.cli.options import given, is_artefact, is_nested, parameters, table, validated
 from vlyard.cli.results import fetch
-from vlyard.cli.sending import located, refuse_folders, uploaded
+from vlyard.cli.sending import FILE, LocalFiles
 from vlyard.client import Client
 from vlyard.client.problems import invalid
 from vlyard.errors import Complaint, InvalidInput
@@ -83,12 +82,9 @@ def _run(kind: Kind, values: Mapping[str, Any]) -> None:
     if download is not None and (not wait or (download.exists() and not download.is_dir())):
         what = f"{download} is no folder" if wait else "nothing is there to fetch before the end: leave out --no-wait"
         raise InvalidInput("The options do not fit", [Complaint("--download", what)])
-    places = named_paths(kind, values)
-    marks = {path: uuid4() for path in places}
-    wanted = submission(kind, values, marks)  # refused before anything is uploaded, where it is wrong
-    refuse_folders(wanted.spec, {mark: (path, places[path]) for path, mark in marks.items()})
+    wanted, files = submission(kind, values)  # refused before anything is uploaded, where it is wrong
     with Client() as client:
-        job = send_in(client, submission(kind, values, uploaded(client, marks)))
+        job = send_in(client, files.sent(client, wanted))
         if not wait:
             show(job, as_json)
             return
@@ -97,47 +93,41 @@ def _run(kind: Kind, values: Mapping[str, Any]) -> None:
             fetch(client, ended, download)
 
 
-def submission(kind: Kind, values: Mapping[str, Any], ids: Mapping[Path, UUID]) -> Submission:
-    """What a command line asks for, with those ids for the paths that it names.
+def submission(kind: Kind, values: Mapping[str, Any]) -> tuple[Submission, LocalFiles]:
+    """What a command line asks for, with ids in the place of the files that it names, which are there.
 
     Raises `InvalidInput` that names the options.
     """
-    meant = dict(values)
-    for name, field in _artefact_fields(kind):
-        value = values.get(name)
-        if isinstance(value, list | tuple):
-            meant[name] = [_meant(each, field, option(name), ids) for each in value]
-        elif value is not None:
-            meant[name] = _meant(value, field, option(name), ids)
+    fields = given(kind.spec, {name: values.get(name) for name in kind.spec.model_fields})
+    naming = {
+        name: _named(value, kind.spec.model_fields[name])
+        for name, value in fields.items()
+        if is_artefact(kind.spec.model_fields[name].annotation) or is_nested(kind.spec.model_fields[name].annotation)
+    }
     facts = {name: values[name] for name in ("pool", "priority", "expires_in", "max_runtime")}
-    spec = collected(kind.spec, {name: meant.get(name) for name in kind.spec.model_fields})
-    try:
-        return Submission(spec=spec, labels=table("label", values["label"] or []), **facts)
-    except ValidationError as error:
-        raise invalid(error, "The submission") from error
+    facts["labels"] = table("label", values["label"] or [])
+    files = LocalFiles(naming, lambda pointer, _: option(pointer.split("/")[1]), fix=_FIX)
+
+    def check(named: Mapping[str, Any]) -> Submission:
+        try:
+            return Submission(spec=validated(kind.spec, {**fields, **named}), **facts)
+        except ValidationError as error:
+            raise invalid(error, "The submission") from error
+
+    return files.checked(check, lambda wanted: [wanted.spec]), files
 
 
-def named_paths(kind: Kind, values: Mapping[str, Any]) -> Mapping[Path, str]:
-    """The files and folders that the options name instead of artefacts, and the option that names each."""
-    places: dict[Path, str] = {}
-    for name, field in _artefact_fields(kind):
-        value = values.get(name)
-        for text in value if isinstance(value, list | tuple) else () if value is None else (value,):
-            if not _is_known(text, field):
-                places.setdefault(located(text, option(name), fix=_FIX), option(name))
-    return places
-
-
-def _artefact_fields(kind: Kind) -> list[tuple[str, FieldInfo]]:
-    return [(name, field) for name, field in kind.spec.model_fields.items() if is_artefact(field.annotation)]
-
-
-def _meant(text: str, field: FieldInfo, where: str, ids: Mapping[Path, UUID]) -> str | UUID:
-    return text if _is_known(text, field) else ids[located(text, where, fix=_FIX)]
+def _named(value: Any, field: FieldInfo) -> Any:
+    """The option's value with each path in it marked as one, where it takes artefacts."""
+    if is_nested(field.annotation):
+        return value  # where nothing but `file:` tells a path from a text
+    if isinstance(value, list | tuple):
+        return [_named(each, field) for each in value]
+    return value if _is_known(value, field) else FILE + value
 
 
 def _is_known(text: str, field: FieldInfo) -> bool:
-    """Whether the field takes the text as it is: an id, another job's output, or a model's name."""
+    """Whether it needs no mark: an id, another job's output, a model's name, or a path that has one."""
     annotation: Any = field.annotation
     if get_origin(annotation) is tuple:
         annotation = get_args(annotation)[0]
@@ -146,5 +136,5 @@ def _is_known(text: str, field: FieldInfo) -> bool:
     try:
         TypeAdapter(annotation).validate_python(text)
     except ValidationError:
-        return text.startswith(_REFERENCES)
+        return text.startswith((*_REFERENCES, FILE))
     return True

@@ -35,8 +35,13 @@ def collected(model: type[M], values: Mapping[str, Any]) -> M:
 
     Raises `InvalidInput` that names the options.
     """
+    return validated(model, given(model, values))
+
+
+def validated(model: type[M], fields: Mapping[str, Any]) -> M:
+    """The model of what the options say. Raises `InvalidInput` that names the options."""
     try:
-        return model(**given(model, values))
+        return model(**fields)
     except ValidationError as error:
         complaints = [_complaint(one["loc"], one["msg"], one["input"]) for one in error.errors()]
         raise InvalidInput("The options do not fit", complaints) from None

@@ -2,10 +2,9 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any
-from uuid import UUID, uuid4
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+from uuid import UUID
 
 import typer
 from pydantic import ValidationError
@@ -13,15 +12,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from vlyard.cli.reading import read
-from vlyard.cli.sending import located, refuse_folders, uploaded
+from vlyard.cli.reading import files_beside, read, refused
 from vlyard.client import Client
-from vlyard.client.problems import invalid
 from vlyard.errors import Cancelled, Complaint, InvalidInput, JobFailed
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Batch, Entry, Job
 
-FILE = "file:"  # begins an artefact field's value that names a file on this machine
 LOOK = 1.0  # seconds that one look at a job waits for its end
 _AT_A_LOOK = 16  # jobs
 PIPED_WIDTH = 160  # columns where there is no terminal to ask
@@ -35,14 +31,10 @@ def run(
     """Run the jobs of a file, each as soon as what it needs is there; fail if any of them fails."""
     data, where = read(pipeline)
     _expect_jobs(data, where)
-    texts: dict[str, str] = {}
-    marked = _checked(_each_text(data, lambda text: _mark(text, texts)), where)
-    folder = Path() if pipeline == "-" else Path(pipeline).parent
-    files = _files(marked, texts, folder, where)
+    files = files_beside(pipeline, data, where)
+    batch = files.checked(lambda written: _checked(written, where), lambda batch: (each.spec for each in batch.jobs))
     with Client() as client:
-        ids = uploaded(client, sorted(set(files.values())))
-        meant = texts | {mark: str(ids[path]) for mark, path in files.items()}
-        batch = _checked(_each_text(marked.model_dump(mode="json"), lambda text: meant.get(text, text)), where)
+        batch = files.sent(client, batch)
         ended = followed(client, batch.jobs)
     if as_json:
         for job in ended:
@@ -75,37 +67,7 @@ def _checked(data: object, where: str) -> Batch:
     try:
         return Batch.model_validate(data)
     except ValidationError as error:
-        raise invalid(error, where) from error
-
-
-def _each_text(data: Any, change: Callable[[str], str]) -> Any:
-    """The data with every text in it changed."""
-    if isinstance(data, Mapping):
-        return {key: _each_text(value, change) for key, value in data.items()}
-    if isinstance(data, list):
-        return [_each_text(value, change) for value in data]
-    return change(data) if isinstance(data, str) else data
-
-
-def _mark(text: str, texts: dict[str, str]) -> str:
-    """Stands in for a text that may name a file: which fields take artefacts, only their specification knows."""
-    if not text.startswith(FILE):
-        return text
-    mark = str(uuid4())
-    texts[mark] = text
-    return mark
-
-
-def _files(marked: Batch, texts: Mapping[str, str], folder: Path, where: str) -> Mapping[str, Path]:
-    """The files and folders that stand where artefacts are taken, by their marks."""
-    fix = f"paths are relative to the folder of {where}"
-    files: dict[str, Path] = {}
-    for entry in marked.jobs:
-        named = {UUID(mark): text for mark, text in texts.items() if entry.spec.place_of(UUID(mark))}
-        paths = {id: located(text.removeprefix(FILE), text, folder, fix) for id, text in named.items()}
-        refuse_folders(entry.spec, {id: (paths[id], text) for id, text in named.items()})
-        files |= {str(id): path for id, path in paths.items()}
-    return files
+        raise refused(error, where) from error
 
 
 def _follow(client: Client, entries: Sequence[Entry], jobs: Sequence[Job]) -> Sequence[Job]:

@@ -9,20 +9,40 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from vlyard.cli.sending import LocalFiles
 from vlyard.client.problems import invalid
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.kinds import KINDS
-from vlyard.jobs.spec import Spec
+from vlyard.jobs.spec import NoArtefact, Spec
 from vlyard.jobs.view import Batch, Submission
 
 
-def read_submission(source: str, given: Mapping[str, object]) -> Submission:
+def read_submission(source: str, given: Mapping[str, object]) -> tuple[Submission, LocalFiles]:
     """Read a job to submit from a JSON or YAML file, or from standard input where `source` is "-".
 
     The file holds its kind and the kind's own fields, or a pipeline of this one job. What is given, and not None,
-    goes before the file. Raises `InvalidInput` that names the file and the line or the field.
+    goes before the file. The submission has ids in the place of the files that it names, which are there. Raises
+    `InvalidInput` that names the file and the line or the field.
     """
     data, where = read(source)
+    files = files_beside(source, data, where)
+    wanted = files.checked(lambda written: _submission(written, source, where, given), lambda wanted: [wanted.spec])
+    return wanted, files
+
+
+def files_beside(source: str, data: object, where: str) -> LocalFiles:
+    """The `file:PATH` in what was read from there: paths are relative to the file's folder."""
+    folder = Path() if source == "-" else Path(source).parent
+    fix = "paths are relative to " + ("where you are" if source == "-" else f"the folder of {where}")
+    return LocalFiles(data, lambda _, text: text, folder=folder, fix=fix)
+
+
+def refused(error: ValidationError, where: str) -> InvalidInput:
+    """What pydantic says about what was read from there, and what to do about it in such a file."""
+    return invalid(error, where, {NoArtefact: "for a file or folder of this machine write file:PATH"})
+
+
+def _submission(data: object, source: str, where: str, given: Mapping[str, object]) -> Submission:
     facts = {name: value for name, value in given.items() if value is not None}
     try:
         if not (isinstance(data, dict) and "jobs" in data):
@@ -31,7 +51,7 @@ def read_submission(source: str, given: Mapping[str, object]) -> Submission:
         if len(entries) == 1:
             return Submission.model_validate(entries[0].model_dump(exclude={"name"}) | facts)
     except ValidationError as error:
-        raise invalid(error, where) from error
+        raise refused(error, where) from error
     complaint = Complaint("/jobs", f"these are {len(entries)} jobs", f"run them with: vlyard run {source}")
     raise InvalidInput(f"{where} is no single job", [complaint])
 

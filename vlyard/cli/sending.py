@@ -1,13 +1,15 @@
-"""Files and folders of this machine that a command line names where an artefact is meant: checked, then uploaded.
+"""Files and folders of this machine that users name where an artefact is meant: checked, then uploaded.
 
-Knows no kind of job: whether a folder will do, the specification says.
+Knows no kind of job: where an artefact is meant, and whether a folder will do, the specification says.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -16,9 +18,72 @@ from vlyard.client.transfer import Told
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.spec import Spec
 
+FILE = "file:"  # begins a text that names a file or folder of this machine
+
+V = TypeVar("V", bound=BaseModel)
+
+
+class LocalFiles:
+    """The `file:PATH` in what a user wrote, where an artefact is meant.
+
+    `told` says where one stands, by its JSON pointer and its text; `fix` what to do where there is no such file. Paths
+    are relative to the folder.
+    """
+
+    def __init__(self, written: Any, told: Callable[[str, str], str], *, folder: Path = Path(), fix: str = "") -> None:
+        self._ids: dict[str, UUID] = {}  # that stand for the texts, until it is known which of these are files
+        self._paths: dict[UUID, Path] = {}
+        self._written = _each_text(written, self._stand_in)
+        self._told, self._folder, self._fix = told, folder, fix
+
+    def checked(self, check: Callable[[Any], V], specs: Callable[[V], Iterable[Spec]]) -> V:
+        """What `check` makes of what was written, with an id in the place of each file that its specifications name.
+
+        Raises `InvalidInput` where a file is missing, or is a folder and will not do; and what `check` raises.
+        """
+        for spec in specs(check(self._written)):
+            named = {id: pointer for id in self._ids.values() if (pointer := spec.place_of(id))}
+            self._find(spec, named)
+        meant = {str(id): text for text, id in self._ids.items() if id not in self._paths}
+        one = {path: id for id, path in self._paths.items()}  # a file may be written in several ways
+        meant |= {str(id): str(one[path]) for id, path in self._paths.items()}
+        return check(_each_text(self._written, lambda text: meant.get(text, text)))
+
+    def sent(self, client: Client, wanted: V) -> V:
+        """What was checked, with the artefacts that the files have become."""
+        if not self._paths:
+            return wanted
+        artefacts = uploaded(client, sorted(set(self._paths.values())))
+        ids = {str(id): str(artefacts[path]) for id, path in self._paths.items()}
+        plain = wanted.model_dump(mode="json")
+        return type(wanted).model_validate(_each_text(plain, lambda text: ids.get(text, text)))
+
+    def _stand_in(self, text: str) -> str:
+        return str(self._ids.setdefault(text, uuid4())) if text.startswith(FILE) else text
+
+    def _find(self, spec: Spec, named: Mapping[UUID, str]) -> None:
+        texts = {id: text for text, id in self._ids.items()}
+        places = {id: self._told(pointer, texts[id]) for id, pointer in named.items()}
+        paths = {id: located(texts[id], where, self._folder, self._fix) for id, where in places.items()}
+        refuse_folders(spec, {id: (path, places[id]) for id, path in paths.items()})
+        self._paths |= paths
+
+
+def _each_text(data: Any, change: Callable[[str], str]) -> Any:
+    """The data with every text in it changed."""
+    if isinstance(data, Mapping):
+        return {key: _each_text(value, change) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_each_text(value, change) for value in data]
+    return change(data) if isinstance(data, str) else data
+
 
 def located(text: str, where: str, folder: Path = Path(), fix: str = "") -> Path:
-    """The file or folder that a text names, with one path for each. Raises `InvalidInput` where there is none."""
+    """The file or folder that a text names, as PATH or file:PATH, with one path for each.
+
+    Raises `InvalidInput` where there is none.
+    """
+    text = text.removeprefix(FILE)
     path = folder / Path(text).expanduser()
     if not text or not path.exists():  # an empty text would be the folder itself
         named = f"there is no file or folder {text}" if text else "it names no file or folder"

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TypedDict, Unpack, overload
 from uuid import UUID
 
@@ -53,17 +54,19 @@ class JobCalls(Connection):
         priority: int = 0,
         labels: Mapping[str, str] | None = None,
         expires_in: float | None = None,
+        expires_at: datetime | None = None,
         max_runtime: float | None = None,
         wait: float = 0.0,
         idempotency_key: str | None = None,
     ) -> Job:
         """Submit a job, and give it up to `wait` seconds (60 at most) to end before the answer comes.
 
-        It fails where it was not started within `expires_in` seconds; `max_runtime` are the seconds that an attempt
-        may run. The same `idempotency_key` with the same job gives the same job again, also from another process.
+        It fails where it was not started within `expires_in` seconds, or before `expires_at`; `max_runtime` are the
+        seconds that an attempt may run. The same `idempotency_key` with the same job gives the same job again, also
+        from another process.
         """
         asked = {"pool": pool, "priority": priority, "labels": dict(labels or {})}
-        limits = {"expires_in": expires_in, "max_runtime": max_runtime}
+        limits = {"expires_in": expires_in, "expires_at": expires_at, "max_runtime": max_runtime}
         body = checked(Submission, "the submission", spec=spec, **asked, **limits)
         return self._call(Job, "POST", "/v1/jobs", body=body, key=idempotency_key, wait=wait)
 

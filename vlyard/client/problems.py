@@ -79,8 +79,11 @@ def shown(url: httpx.URL) -> str:
     return str(url.copy_with(query=None))
 
 
-def invalid(error: ValidationError, what: str) -> InvalidInput:
-    """What pydantic says about a value, in the words in which the API would: a complaint a fault, by JSON pointer."""
+def invalid(error: ValidationError, what: str, fixes: Mapping[str | type, str] | None = None) -> InvalidInput:
+    """What pydantic says about a value, in the words in which the API would: a complaint a fault, by JSON pointer.
+
+    `fixes` say what else to do than the API would, by the type of the fault or the class of our error.
+    """
     faults = ({**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False))
-    complaints = [replace(each, where=each.where or "/") for each in complaints_of(faults)]
+    complaints = [replace(each, where=each.where or "/") for each in complaints_of(faults, fixes)]
     return InvalidInput(f"{what} is not valid", complaints)

@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     field_validator,
@@ -25,6 +26,10 @@ _LARGEST, _DEEPEST = 2**63, 64
 _HALF_A_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Value = TypeVar("Value")
+
+
+class NoArtefact(ValueError):
+    """What stands where an artefact is meant, and names none: a path, say."""
 
 
 class Reference(UUID):
@@ -63,7 +68,10 @@ def _id_or_reference(value: Any, plain: ValidatorFunctionWrapHandler) -> UUID:
         return value
     if isinstance(value, str) and value.startswith(("ref:", "job:")):
         return Reference(value)
-    checked: UUID = plain(value)
+    try:
+        checked: UUID = plain(value)
+    except ValidationError:
+        raise NoArtefact("this is no artefact's id, and no output of a job, such as job:<job id>/<output>") from None
     return checked
 
 
