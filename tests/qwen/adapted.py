@@ -45,6 +45,15 @@ KINDS: list[dict[str, Any]] = [
     {"modules_to_save": ["norm"]},
     {"bias": "all", "target_modules": r"model\.visual\..*\.qkv"},
 ]
+# Of a base whose words in and out are one tensor.
+WORDS: list[dict[str, Any]] = [
+    {"target_modules": ["embed_tokens"]},
+    {"target_modules": ["lm_head"]},
+    {"target_modules": ["lm_head"], "use_dora": True},
+    {"target_modules": ["embed_tokens", "lm_head"]},
+    {"target_modules": ["lm_head"], "ensure_weight_tying": True, "lora_alpha": 0.1},
+    {"target_modules": r".*(embed_tokens|q_proj)", "ensure_weight_tying": True, "lora_alpha": 0.1},
+]
 # fmt: on
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.qwen.adapted import KINDS, LANGUAGE, make_adapter, said_by
+from tests.qwen.adapted import KINDS, LANGUAGE, WORDS, make_adapter, said_by
 from vlyard.errors import InvalidInput
 from workers.qwen.demo.architecture import DEMO, SMALLEST, build_untrained
 from workers.qwen.loading import LoadedModel, load_model
@@ -19,7 +19,7 @@ WEIGHTS = "adapter_model.safetensors"
 QUERY = "base_model.model.model.language_model.layers.0.self_attn.q_proj"
 
 
-@pytest.mark.parametrize("settings", KINDS, ids=str)
+@pytest.mark.parametrize("settings", [*KINDS, *WORDS], ids=str)
 def test_a_model_with_an_adapter_says_what_pefts_own_model_says(
     untrained: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
@@ -59,15 +59,6 @@ def test_an_adapter_for_another_base_is_refused_with_the_first_tensor_and_both_s
     assert "which the model does not have (it is for another base model" in str(deeper.value)
     assert f"for-wider/{WEIGHTS}: the tensor base_model.model.model.language_model.layers.0." in str(wider.value)
     assert "has the shape (4, 512), and the model needs (r, 256)" in str(wider.value)
-
-
-def test_an_adapter_of_the_words_is_refused_where_merging_would_change_them_twice(
-    untrained: Path, tmp_path: Path
-) -> None:
-    make_adapter(untrained, tmp_path / "mine", target_modules=["embed_tokens"])
-
-    with pytest.raises(InvalidInput, match="whose weights are the model's words in and out at once"):
-        load_model(untrained, tmp_path / "mine")
 
 
 def _edit(name: str, value: object) -> Callable[[Path], None]:

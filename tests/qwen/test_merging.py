@@ -16,9 +16,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLForConditionalGeneration
 
-from tests.qwen.adapted import KINDS, LANGUAGE
+from tests.qwen.adapted import KINDS, LANGUAGE, WORDS, said_by
 from vlyard.errors import InvalidInput
 from workers.qwen.checkpoint import INDEX, WEIGHTS
+from workers.qwen.exporting.folder import complete
 from workers.qwen.exporting.journal import JOURNAL
 from workers.qwen.exporting.merging import Merged, Merging, merge
 from workers.qwen.exporting.shards import tensors_of
@@ -27,12 +28,16 @@ ADAPTER = "adapter_model.safetensors"
 WORDS_IN, WORDS_OUT = "model.language_model.embed_tokens.weight", "lm_head.weight"
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 READER: Any = Qwen3VLForConditionalGeneration
+NEAR: dict[str, Any] = {"fp32": {"atol": 1e-4, "rtol": 1e-4}, "bf16": {"atol": 0.05, "rtol": 0.05}}
 
 # fmt: off
 MORE: list[dict[str, Any]] = [
     {"target_modules": r".*(merger.*linear_fc1|qkv|q_proj)", "use_dora": True, "use_rslora": True},
     {"modules_to_save": ["lm_head"]},
     {"modules_to_save": ["embed_tokens"]},
+    {"modules_to_save": ["lm_head"], "ensure_weight_tying": True},
+    {"modules_to_save": ["lm_head"], "target_modules": ["embed_tokens"]},
+    {"modules_to_save": ["embed_tokens"], "target_modules": ["lm_head"]},
 ]
 # fmt: on
 
@@ -97,12 +102,16 @@ def test_every_tensor_is_bit_by_bit_what_peft_merges_and_saves(
 @pytest.fixture(scope="module")
 def apart(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base whose words in and out are two tensors."""
-    folder = Path(shutil.copytree(bases["bf16"], tmp_path_factory.mktemp("apart") / "apart"))
+    return untied(bases["bf16"], tmp_path_factory.mktemp("apart") / "apart", lambda words: words.flip(0).contiguous())
+
+
+def untied(base: Path, folder: Path, out: Callable[[torch.Tensor], torch.Tensor]) -> Path:
+    shutil.copytree(base, folder)
     config = json.loads((folder / "config.json").read_text())
     config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = False
     (folder / "config.json").write_text(json.dumps(config))
     tensors = load_file(folder / WEIGHTS)
-    save_file({**tensors, WORDS_OUT: tensors[WORDS_IN].flip(0).contiguous()}, folder / WEIGHTS)
+    save_file({**tensors, WORDS_OUT: out(tensors[WORDS_IN])}, folder / WEIGHTS)
     return folder
 
 
@@ -117,24 +126,40 @@ def test_adapters_of_the_words_are_merged_where_words_in_and_out_are_two_tensors
     assert all(not torch.equal(before[name], weights(tmp_path / "ours")[name]) for name in (WORDS_IN, WORDS_OUT))
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"target_modules": ["embed_tokens"]},
-        {"target_modules": ["lm_head"]},
-        {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
-    ],
-    ids=str,
-)
-def test_an_adapter_of_the_words_is_refused_where_they_are_one_tensor(
-    bases: dict[str, Path], tmp_path: Path, settings: dict[str, Any]
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("settings", WORDS, ids=str)
+def test_an_adapter_of_words_that_are_one_tensor_changes_each_end_once_and_says_what_it_said_before(
+    bases: dict[str, Path], tmp_path: Path, settings: dict[str, Any], dtype: str
 ) -> None:
-    adapter = adapter_for(bases["fp32"], tmp_path / "adapter", **settings)
+    adapter = adapter_for(bases[dtype], tmp_path / "adapter", **settings)
+    expected = said_by(PeftModel.from_pretrained(READER.from_pretrained(bases[dtype]), str(adapter)).eval())
 
-    with pytest.raises(InvalidInput, match="whose weights are the model's words in and out at once") as refused:
-        ours(bases["fp32"], adapter, tmp_path / "ours")
+    merged = ours(bases[dtype], adapter, tmp_path / "ours")
 
-    assert "modules_to_save" in refused.value.complaints[0].fix
+    # then it is, bit by bit, what PEFT merges into the same base with two tensors, or with one that both ends stay
+    theirs = peft(untied(bases[dtype], tmp_path / "untied", torch.clone), adapter).state_dict()
+    if settings.get("ensure_weight_tying"):
+        del theirs[WORDS_OUT]
+    assert_same_bits(weights(tmp_path / "ours"), theirs)
+    assert merged.tied == (WORDS_OUT not in theirs)
+    # and plain transformers say with it what the base says with the adapter
+    complete(bases[dtype], adapter, tmp_path / "ours", merged, named="demo")
+    told = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert told["tie_word_embeddings"] == told["text_config"]["tie_word_embeddings"] == merged.tied
+    torch.testing.assert_close(said_by(READER.from_pretrained(tmp_path / "ours").eval()), expected, **NEAR[dtype])
+
+
+def test_a_base_that_says_its_words_are_one_tensor_and_has_two_is_merged_as_it_is_loaded(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    base = untied(bases["fp32"], tmp_path / "base", lambda words: words.flip(0).contiguous())
+    shutil.copyfile(bases["fp32"] / "config.json", base / "config.json")
+    adapter = adapter_for(base, tmp_path / "adapter", modules_to_save=["embed_tokens"])
+
+    merged = ours(base, adapter, tmp_path / "ours")
+
+    assert_same_bits(weights(tmp_path / "ours"), peft(base, adapter).state_dict())
+    assert not merged.tied
 
 
 @pytest.mark.parametrize(("has", "wanted"), [("bf16", "fp32"), ("fp32", "bf16"), ("fp32", "fp16")])
@@ -312,6 +337,7 @@ REFUSED: list[tuple[Callable[[Path, Path], object], str]] = [
     (lambda base, _: (base / WEIGHTS).write_bytes(b"x" * 64), "it is damaged"),
     (lambda base, _: (base / "config.json").unlink(), "it has no config.json"),
     (_quantised, "its weights are quantised"),
+    (lambda base, to: adapter_for(base, to, target_modules=["embed_tokens"], use_dora=True), "scales each column of"),
 ]
 # fmt: on
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.qwen.adapted import KINDS, make_adapter, manifest, said_by
+from tests.qwen.adapted import KINDS, WORDS, make_adapter, manifest, said_by
 from vlyard.demo.shapes import draw_scenes
 from vlyard.errors import InvalidInput
 from vlyard.jobs.conversion import DEFAULT_PROMPT
@@ -51,7 +51,7 @@ def own_bytes(model: Model, base: Model) -> int:
 
 
 @pytest.mark.usefixtures("unchanged")
-@pytest.mark.parametrize("settings", KINDS, ids=str)
+@pytest.mark.parametrize("settings", [*KINDS, *WORDS], ids=str)
 def test_a_model_on_a_shared_base_says_what_pefts_own_and_a_merged_one_say(
     untrained: Path, base: LoadedModel, tmp_path: Path, settings: dict[str, Any]
 ) -> None:

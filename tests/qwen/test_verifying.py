@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLForConditionalGeneration
 
-from tests.qwen.adapted import KINDS
+from tests.qwen.adapted import KINDS, WORDS
 from vlyard.demo.shapes import draw_dataset
 from vlyard.errors import VerificationFailed
 from vlyard.jobs.conversion import DEFAULT_PROMPT
@@ -22,7 +22,7 @@ from workers.qwen.exporting.merging import Merging, merge
 from workers.qwen.loading import DEMO_FOLDER
 from workers.qwen.manifest import Manifest, write_manifest
 from workers.qwen.verifying.answers import Answered, Question
-from workers.qwen.verifying.files import wrong_dtypes
+from workers.qwen.verifying.files import wrong_dtypes, wrong_settings
 from workers.qwen.verifying.judging import BOUNDS, judge
 from workers.qwen.verifying.verify import Made, Verified, rights_of, verify
 from workers.qwen.verifying.weights import wrong_weights
@@ -112,20 +112,24 @@ def test_a_sound_export_is_proved_by_everything_that_was_compared(
     assert found.parameters == sum(each.numel() for each in READER.from_pretrained(DEMO_FOLDER).parameters())
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    ("dtype", "changed_modules"), [("bf16", ["down_proj", "q_proj"]), ("fp16", ["down_proj", "lm_head"])]
+)
 def test_an_export_in_fewer_bits_is_proved_within_what_its_rounding_costs(
-    made: Mapping[str, Path], questions: list[Question], tmp_path: Path, dtype: str
+    questions: list[Question], tmp_path: Path, dtype: str, changed_modules: list[str]
 ) -> None:
-    folder = exported(made["adapter"], tmp_path / "export", dtype=dtype)
+    adapter = adapter_of(tmp_path / "adapter", target_modules=changed_modules)
+    folder = exported(adapter, tmp_path / "export", dtype=dtype)
 
-    found = looked_at(folder, made["adapter"], questions, tmp_path / "work")
+    found = looked_at(folder, adapter, questions, tmp_path / "work")
 
     assert found.dtype == dtype
     assert found.judged is not None
     assert 0 < found.judged.logits < 1
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] == ("lm_head" not in changed_modules)
 
 
-@pytest.mark.parametrize("settings", KINDS, ids=str)
+@pytest.mark.parametrize("settings", [*KINDS, *WORDS], ids=str)
 def test_every_kind_of_adapter_has_the_weights_that_its_own_library_merges(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
@@ -134,6 +138,24 @@ def test_every_kind_of_adapter_has_the_weights_that_its_own_library_merges(
     for dtype in ("fp32", "bf16"):
         folder = exported(adapter, tmp_path / dtype, dtype=dtype)
         assert list(wrong_weights(folder, DEMO_FOLDER, adapter, lambda: None)) == []
+
+
+def test_words_that_became_two_tensors_have_to_be_two_in_the_weights_and_in_the_settings(tmp_path: Path) -> None:
+    adapter = adapter_of(tmp_path / "adapter", target_modules=["lm_head"])
+    export = exported(adapter, tmp_path / "export")
+    assert list(wrong_settings(export, DEMO_FOLDER, export)) == []
+    # when the settings say that they are one
+    config = json.loads((export / "config.json").read_text())
+    (export / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    [of_settings] = wrong_settings(export, DEMO_FOLDER, export)
+    # and the weights have only one
+    tensors = load_file(export / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, export / "model.safetensors")
+    [of_weights] = wrong_weights(export, DEMO_FOLDER, adapter, lambda: None)
+
+    assert "config.json: it says that the words in and out are one tensor, and the weights have two" in str(of_settings)
+    assert "there is no tensor lm_head.weight" in str(of_weights)
 
 
 # --- what is damaged ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ only those of its settings that change nothing, or that are understood here, are
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,13 @@ _OF_THE_TRAINING = frozenset({
 # These begin with the base's weights as they are. The others (PiSSA, OLoRA, ...) change them before they train.
 _HARMLESS_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva", "lora_ga")
 
-_PREFIX = "base_model.model."
+_PREFIX, _WRAPPED = "base_model.model.", ".base_layer."
 _KEY = re.compile(r"(?P<module>.+)\.(?P<part>lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|weight|bias)")
 _WHOLE = frozenset({"weight", "bias"})  # parts that are whole tensors, not changes
 _LINEAR = frozenset({"lora_A", "lora_B"})
 _EYES = "model.visual."  # the vision tower and the merger
+_WORDS_IN, _WORDS_OUT = "model.language_model.embed_tokens", "lm_head"
+_WORDS = frozenset({_WORDS_IN, _WORDS_OUT})
 _WITHOUT_SUFFIX = frozenset({"lora_embedding_A", "lora_embedding_B"})
 
 
@@ -66,14 +68,18 @@ def added_bytes(folder: Path, weights: Mapping[str, int], float_width: int) -> i
     `weights` are the bytes of the base's parameters by their names.
     """
     dora = bool(read_json(folder / CONFIG).get("use_dora"))
-    added, merged = 0, set()
+    tied = f"{_WORDS_OUT}.weight" not in weights
+    added: dict[object, int] = {}
+    merged = set()
     for name, header in headers(folder / WEIGHTS).items():
         module, part = _place(name)
         if part in _WHOLE or (part in _LINEAR and _stays(module, dora=dora)):
-            added += header.bytes_as(float_width)
+            one_of_both = tied and module in _WORDS and _WRAPPED in name
+            added[_WORDS if one_of_both else name] = header.bytes_as(float_width)
         else:
-            merged.add(f"{module}.weight")
-    return added + sum(weights.get(name, 0) for name in merged)
+            merged.add(module)
+    places = {_WORDS_OUT: _WORDS_IN} if tied else {}
+    return sum(added.values()) + sum(weights.get(f"{places.get(name, name)}.weight", 0) for name in merged)
 
 
 def replaced(folder: Path) -> frozenset[str]:
@@ -123,7 +129,11 @@ def _putting_on(folder: Path, model: Any, finish: Callable[[Any], Any]) -> Any:
             raise refused(f"{folder.name}/{WEIGHTS}", f"the tensor {name} holds NaN or infinity", "train it again")
     config = read_json(folder / CONFIG)
     wanted = {name: config[name] for name in _FOLLOWED if config.get(name) is not None}
+    changed = {_place(name)[0] for name in tensors if ".lora_" in name}
     try:
+        if changed & _WORDS:
+            _take_words_apart(model)
+            wanted["target_modules"] = _all_targets(config, changed)
         adapted = get_peft_model(model, LoraConfig(**wanted, lora_dropout=0.0, inference_mode=True))
         left = set_peft_model_state_dict(adapted, tensors)
         _expect_all_used(folder, tensors, left)
@@ -133,6 +143,24 @@ def _putting_on(folder: Path, model: Any, finish: Callable[[Any], Any]) -> Any:
             raise
         first = next(iter(str(damage).splitlines()), "") or type(damage).__name__
         raise refused(folder.name, f"it cannot be put on the model: {first}", "save the adapter again") from damage
+
+
+def _take_words_apart(model: Any) -> None:
+    """Give what may be one tensor of words in and out two parameters over the same memory: each can then change alone.
+
+    PEFT's merge would add what changes one of them to both.
+    """
+    out = model.get_output_embeddings()
+    out.weight = nn.Parameter(out.weight.detach(), requires_grad=False)
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
+
+
+def _all_targets(config: Mapping[str, Any], changed: Collection[str]) -> Any:
+    """The modules that an adapter changes, with the words out, which `ensure_weight_tying` leaves unsaid."""
+    targets: Any = config.get("target_modules")
+    if not config.get("ensure_weight_tying") or _WORDS_OUT not in changed:
+        return targets
+    return rf"(?:{targets})|{_WORDS_OUT}" if isinstance(targets, str) else [*targets, _WORDS_OUT]
 
 
 def _unwrapped(model: Any) -> Any:
@@ -179,7 +207,6 @@ def _check_settings(where: str, config: Mapping[str, Any]) -> None:
 
 def _check_tensors(where: str, found: Mapping[str, Header], base: Any) -> None:
     modules = dict(base.named_modules())
-    tied = {base.get_input_embeddings(), base.get_output_embeddings()} if base.config.tie_word_embeddings else ()
     if not found:
         raise refused(where, "it holds no tensors", "save the adapter again")
     for name, header in found.items():
@@ -187,13 +214,12 @@ def _check_tensors(where: str, found: Mapping[str, Header], base: Any) -> None:
         fix = "it is for another base model: choose that one"
         if module not in modules:
             raise refused(where, f"the tensor {name} changes {module or name!r}, which the model does not have", fix)
+        if part == "lora_magnitude_vector" and isinstance(modules[module], nn.Embedding):
+            what = f"the tensor {name} scales each column of {module} over all its rows, which is not supported"
+            raise refused(where, what, "train it without use_dora, or merge the adapter yourself")
         expected = _SHAPES[part](modules[module]) if part else None
         if expected is None:
             raise refused(where, f"the tensor {name} is not one of LoRA's", "save the adapter again")
-        if modules[module] in tied and part.startswith("lora_"):
-            what = f"the tensor {name} changes {module}, whose weights are the model's words in and out at once"
-            fix = "train the words whole, as modules_to_save, or merge the adapter into a model that has them apart"
-            raise refused(where, what, fix)
         if len(header.shape) != len(expected) or any(
             want not in {None, has} for want, has in zip(expected, header.shape, strict=True)
         ):

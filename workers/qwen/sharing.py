@@ -55,15 +55,17 @@ def _second(model: Model, apart: Collection[str]) -> Model:
     Its parameters are objects of their own: giving one of them other data does not change the first model's.
     """
     seen: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
-    for name, parameter in model.named_parameters():
-        data = parameter.detach().clone() if name in apart else parameter.detach()
+    copied = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False) if name in apart}
+    for parameter in model.parameters():
+        data = parameter.detach().clone() if id(parameter) in copied else parameter.detach()
         seen[id(parameter)] = nn.Parameter(data, requires_grad=False)
     return copy.deepcopy(model, seen)
 
 
 def _own_bytes(model: Model, base: Model) -> int:
     shared = {tensor.data_ptr() for tensor in _tensors(base)}
-    return sum(each.numel() * each.element_size() for each in _tensors(model) if each.data_ptr() not in shared)
+    own = {each.data_ptr(): each.numel() * each.element_size() for each in _tensors(model)}
+    return sum(size for address, size in own.items() if address not in shared)
 
 
 def _tensors(model: Model) -> Iterator[torch.Tensor]:

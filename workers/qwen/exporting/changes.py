@@ -19,6 +19,7 @@ from vlyard.errors import InvalidInput
 from workers.qwen.adapters import CONFIG, WEIGHTS, check_adapter
 from workers.qwen.checkpoint import refused
 from workers.qwen.exporting.shards import FLOATS, Stored, tensors_of
+from workers.qwen.exporting.tying import WORDS_IN, WORDS_OUT
 
 _PREFIX, _WRAPPED = "base_model.model.", ".base_layer."
 _ADAPTER = "default"  # PEFT's name of the only one
@@ -53,8 +54,7 @@ def changes_of(adapter: Path, skeleton: Any, base_name: str) -> Changes:
     """
     check_adapter(adapter, skeleton, base_name)
     found = tensors_of(adapter / WEIGHTS)
-    whole = set(skeleton.state_dict())
-    ends = skeleton.get_input_embeddings(), skeleton.get_output_embeddings()
+    whole, tied = set(skeleton.state_dict()), skeleton.config.tie_word_embeddings
     adapted = put_on_skeleton(adapter, skeleton)
     _expect_the_same(adapter, found, adapted)
     replaced = {
@@ -63,8 +63,42 @@ def changes_of(adapter: Path, skeleton: Any, base_name: str) -> Changes:
         if (name := key.removeprefix(_PREFIX).replace(_WRAPPED, ".")) in whole
     }
     model = adapted.get_base_model()
-    apart = ends != (model.get_input_embeddings(), model.get_output_embeddings())
-    return Changes(dict(_sums(adapter, model)), replaced, untied=bool(model.config.tie_word_embeddings) and apart)
+    changes = Changes(dict(_sums(adapter, model)), replaced, untied=False)
+    return _of_tied_words(changes, model) if tied else changes
+
+
+def _of_tied_words(changes: Changes, model: Any) -> Changes:
+    """The same, where the words in and out are one tensor: they stay one only where both become the same.
+
+    PEFT's own merge adds what changes one end to the tensor of both, and what `ensure_weight_tying` gave to both ends
+    twice, which is not the model that was trained. Here each end gets its own change, once.
+    """
+    from peft.utils import ModulesToSaveWrapper
+
+    ends = {WORDS_IN: model.get_input_embeddings(), WORDS_OUT: model.get_output_embeddings()}
+    saved = {
+        name: end.modules_to_save[_ADAPTER].weight
+        for name, end in ends.items()
+        if isinstance(end, ModulesToSaveWrapper)
+    }
+    one = saved.get(WORDS_IN) is saved.get(WORDS_OUT)  # neither comes whole, or both as one
+    sums, replaced = dict(changes.sums), dict(changes.replaced)
+    shared = [name for name in ends if one or name not in saved]
+    for given in [replaced[name] for name in shared if name in replaced]:
+        replaced |= dict.fromkeys(shared, given)  # PEFT loads both into the one tensor, and the last one stays
+    if untied := not (one and _is_one(sums.get(WORDS_IN), sums.get(WORDS_OUT))):
+        return Changes(sums, replaced, untied)
+    for kept in (sums, replaced):
+        kept.pop(WORDS_OUT, None)
+    return Changes(sums, replaced, untied)
+
+
+def _is_one(words: Change | None, out: Change | None) -> bool:
+    """Whether what is added to the words in is what is added to the words out, or nothing is to either."""
+    if not (isinstance(words, _Words) and isinstance(out, _Linear)):
+        return words is out is None
+    mirrored = torch.equal(words.down, out.up.T) and torch.equal(words.up, out.down.T)
+    return mirrored and words.scale == out.scale and out.magnitude is None
 
 
 def put_on_skeleton(adapter: Path, skeleton: Any) -> Any:
@@ -188,14 +222,19 @@ class _Convolution:
         )
 
 
-def skeleton_of(base: Path) -> Any:
-    """The model without its weights: every module and every shape. Raises `InvalidInput`."""
+def skeleton_of(base: Path, *, tied: bool) -> Any:
+    """The model without its weights: every module and every shape; `tied` is what `are_tied` says of it.
+
+    Raises `InvalidInput`.
+    """
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     reader: Any = Qwen3VLForConditionalGeneration
     try:
+        config: Any = Qwen3VLConfig.from_pretrained(base, local_files_only=True)
+        config.tie_word_embeddings = tied
         with torch.device("meta"):
-            return reader(Qwen3VLConfig.from_pretrained(base, local_files_only=True))
+            return reader(config)
     except (*_DAMAGE, OSError) as damage:
         first = next(iter(str(damage).splitlines()), "") or type(damage).__name__
         raise _unusable(base, first) from damage

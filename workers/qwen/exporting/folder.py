@@ -19,6 +19,7 @@ SUMS, CARD = "SHA256SUMS", "README.md"
 LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 # As config.json has the types of weights: https://huggingface.co/docs/transformers/main_classes/configuration.
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
+_TIED = "tie_word_embeddings"
 _GENERATION = "generation_config.json"
 _TOKENIZER = "tokenizer_config.json"
 _OF_THIS_MACHINE = frozenset({"is_local", "local_files_only"})  # how the base was read here
@@ -81,15 +82,19 @@ def read_sums(folder: Path) -> Mapping[str, str]:
 
 
 def _config(base: Path, merged: Merged) -> dict[str, Any]:
-    """The base's config.json with the type that the weights have, in every part that tells one."""
+    """The base's config.json with the type that the weights have, in every part that tells one.
+
+    Words that became two tensors are said to be so where transformers look, and where those do that load the language
+    model alone.
+    """
     config = read_json(base / CONFIG)
     dtype = _DTYPES.get(merged.dtype)
     for part in (config, *(each for each in config.values() if isinstance(each, dict))):
         if dtype and (part is config or part.keys() & {"dtype", "torch_dtype"}):
             part["dtype"] = dtype
             part.pop("torch_dtype", None)  # what it was called before
-        if "tie_word_embeddings" in part:
-            part["tie_word_embeddings"] = merged.tied and part["tie_word_embeddings"]
+    if config.get(_TIED) and not merged.tied:
+        config[_TIED] = config["text_config"][_TIED] = False
     return config
 
 

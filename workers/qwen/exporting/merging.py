@@ -17,12 +17,12 @@ from workers.qwen.exporting.changes import NOTHING, Change, Changes, changes_of,
 from workers.qwen.exporting.digest import Digest
 from workers.qwen.exporting.journal import Journal, fingerprint
 from workers.qwen.exporting.shards import FLOATS, Outline, Shard, Stored, index_of, is_weights, lay_out, stored_tensors
+from workers.qwen.exporting.tying import WORDS_IN, WORDS_OUT, are_tied, says_tied
 
 Dtype = Literal["bf16", "fp16", "fp32"]
 STORED: Mapping[str, str] = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}  # as the format of the files says it
 _SAID = {"F64": "fp64", **{stored: said for said, stored in STORED.items()}}
 
-WORDS_IN, WORDS_OUT = "model.language_model.embed_tokens.weight", "lm_head.weight"
 _TOGETHER = 64  # rows: pieces are multiples, so that a matrix product is cut where its own blocks are
 _RUN = 64 << 20  # bytes that are copied at a time, between two looks whether to stop
 
@@ -82,9 +82,9 @@ def merge(
     written where a number does not fit into the dtype.
     """
     check_architecture(base)
-    tied = bool(read_json(base / CONFIG).get("tie_word_embeddings"))
-    skeleton = skeleton_of(base)
     stored = stored_tensors(base)
+    tied = are_tied(base, stored)
+    skeleton = skeleton_of(base, tied=tied)
     _expect_complete(base, stored, skeleton)
     changes = changes_of(adapter, skeleton, base.name) if adapter else NOTHING
     tensors = _tensors(stored, changes, options.dtype, tied=tied)
@@ -113,7 +113,7 @@ def merge(
 
 def _expect_complete(base: Path, stored: Mapping[str, Stored], skeleton: torch.nn.Module) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
-    tied = {WORDS_OUT} if read_json(base / CONFIG).get("tie_word_embeddings") else set()
+    tied = {WORDS_OUT} if says_tied(base) else set()
     if read_json(base / CONFIG).get("quantization_config"):
         raise refused(f"{base.name}/{CONFIG}", "its weights are quantised", "give the model that it was made of")
     if lacking := sorted(wanted.keys() - stored.keys() - tied):
@@ -139,7 +139,7 @@ def _tensors(
 ) -> Mapping[str, _Tensor]:
     made = {}
     for name, source in sources_of(stored, changes, tied=tied).items():
-        given = stored.get(name, source)
+        given = stored[name] if name in stored else stored[WORDS_IN]  # words out that were none of their own
         out = STORED[dtype] if dtype and given.dtype in FLOATS else given.dtype
         width = FLOATS[out].itemsize if out in FLOATS else 0
         size = given.bytes // FLOATS[given.dtype].itemsize * width if width else given.bytes
@@ -150,18 +150,14 @@ def _tensors(
 def sources_of(stored: Mapping[str, Stored], changes: Changes, *, tied: bool) -> Mapping[str, Stored]:
     """Where each tensor of the merged model is read from, before what is added to it: the base, or the adapter.
 
-    `tied` says whether the base's words that come out have the weights of those that go in.
+    `tied` is what `are_tied` says of the base. Words that stay one tensor have one name, as transformers save them.
     """
     found = dict(stored)
     if changes.untied:
         found.setdefault(WORDS_OUT, stored[WORDS_IN])
-    return {name: _replacement(changes, name, tied=tied) or source for name, source in found.items()}
-
-
-def _replacement(changes: Changes, name: str, *, tied: bool) -> Stored | None:
-    if tied and not changes.untied and name == WORDS_IN:  # one tensor of two names
-        return changes.replaced.get(name) or changes.replaced.get(WORDS_OUT)
-    return changes.replaced.get(name)
+    elif tied:
+        found.pop(WORDS_OUT, None)
+    return {name: changes.replaced.get(name, source) for name, source in found.items()}
 
 
 def _remove_others(output: Path, shards: Sequence[Shard]) -> None:

@@ -9,6 +9,8 @@ from vlyard.errors import Complaint, InvalidInput
 from workers.qwen.checkpoint import CONFIG, QUANTISATION, headers, read_json, weight_files
 from workers.qwen.exporting.digest import sha256_of
 from workers.qwen.exporting.folder import LICENSES, SUMS, read_sums
+from workers.qwen.exporting.shards import stored_tensors
+from workers.qwen.exporting.tying import are_tied, says_tied
 from workers.qwen.inspection import dangers_of, inspect
 
 AGAIN = "export it again"
@@ -127,6 +129,9 @@ def wrong_settings(export: Path, base: Path, expected: Path) -> Iterator[Complai
             if made.get(pointer) != given.get(pointer):
                 what = f"{pointer} is {made.get(pointer)!r}, and was {given.get(pointer)!r}"
                 yield Complaint(f"{export.name}/{name}", what, AGAIN)
+    if says_tied(export) and not are_tied(export, stored_tensors(export)):
+        what = "it says that the words in and out are one tensor, and the weights have two that differ"
+        yield Complaint(f"{export.name}/{CONFIG}", what, AGAIN)
 
 
 def _values(content: Mapping[str, Any], pointer: str = "") -> Iterator[tuple[str, Any]]:

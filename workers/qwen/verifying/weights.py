@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from vlyard.errors import Complaint
 from workers.qwen.adapters import WEIGHTS
-from workers.qwen.checkpoint import CONFIG, read_json
 from workers.qwen.exporting.changes import NOTHING, changes_of, put_on_skeleton, skeleton_of
-from workers.qwen.exporting.merging import WORDS_OUT, sources_of
+from workers.qwen.exporting.merging import sources_of
 from workers.qwen.exporting.shards import FLOATS, Stored, stored_tensors
+from workers.qwen.exporting.tying import are_tied
 from workers.qwen.verifying.files import AGAIN
 
 _PREFIX = "base_model.model."
@@ -35,9 +35,9 @@ def wrong_weights(export: Path, base: Path, adapter: Path | None, check: Callabl
     otherwise adds in another order. Of quantised ones each number has to be the nearest step to what it was.
     """
     given, made = stored_tensors(base), stored_tensors(export)
-    tied = bool(read_json(base / CONFIG).get("tie_word_embeddings"))
-    changes = changes_of(adapter, skeleton_of(base), base.name) if adapter else NOTHING
-    merges = _Merges(adapter, skeleton_of(base)) if adapter else None
+    tied = are_tied(base, given)
+    changes = changes_of(adapter, skeleton_of(base, tied=tied), base.name) if adapter else NOTHING
+    merges = _Merges(adapter, skeleton_of(base, tied=tied)) if adapter else None
     for name, source in sources_of(given, changes, tied=tied).items():
         check()
         merged = merges if merges and name in changes.sums else None
@@ -52,8 +52,6 @@ def wrong_weights(export: Path, base: Path, adapter: Path | None, check: Callabl
         elif whole:
             wrong = _other(whole, source)
             numbers, file = whole.numbers, whole.file
-        elif tied and name == WORDS_OUT:
-            continue  # one tensor of two names
         else:
             yield Complaint(export.name, f"there is no tensor {name}, in any form", AGAIN)
             continue
