@@ -151,6 +151,8 @@ def rows_in(label: Path) -> int:
 @settings(max_examples=30, deadline=None)
 @example(labelme([[(0, 0, 20, 15)], [(5, 5, 20, 15)]]) | {"labels/0.json": LONG_INTEGER, "images/0.jpg": PICTURE,
          "images/1.jpg": PICTURE}, "fix", "header", "sharegpt")  # fmt: skip
+@example(yolo([[(0, 0, 20, 15)]]) | {"labels/0.TXT": "1 .5 .5 .4 .4".encode("utf-16"), "images/0.jpg": PICTURE},
+         "fix", "header", "sharegpt")  # fmt: skip
 @given(
     faulty=faulty_sets(),
     policy=st.sampled_from(["fix", "fix", "skip", "strict"]),

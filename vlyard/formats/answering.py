@@ -37,8 +37,8 @@ def answer_text(targets: Sequence[Target], options: ConversionOptions) -> str:
     Coordinates are integers in 0..1000, rounded half to even. A placeholder inside a label is spelled so that nobody
     takes it for one: the same JSON.
     """
-    if options.answer == "native" and options.targets == "boxes" and not options.attributes:
-        return f"[{', '.join(map(_native, targets))}]"
+    if is_plain(options):
+        return f"[{', '.join(native_entry(quoted(each.label), *thousandths(each.box)) for each in targets)}]"
     entries = (
         entry_text(each, str(list(each.thousandths)), quoted(each.target.label), options)
         for each in mentions(targets, options)
@@ -88,9 +88,14 @@ def quoted(text: str) -> str:
     return spelled
 
 
-def _native(target: Target) -> str:
-    x1, y1, x2, y2 = thousandths(target.box)
-    return f'{{"bbox_2d": [{x1}, {y1}, {x2}, {y2}], "label": {quoted(target.label)}}}'
+def is_plain(options: ConversionOptions) -> bool:
+    """Whether answers are native boxes with labels, and nothing else."""
+    return options.answer == "native" and options.targets == "boxes" and not options.attributes
+
+
+def native_entry(label: str, x1: int, y1: int, x2: int, y2: int) -> str:
+    """One entry of a native answer: the quoted label, and the box in thousandths."""
+    return f'{{"bbox_2d": [{x1}, {y1}, {x2}, {y2}], "label": {label}}}'
 
 
 def thousandths(box: Box) -> tuple[int, int, int, int]:

@@ -69,8 +69,8 @@ class Asker:
         limits of an answer, each question becomes several, for parts that are numbered by position or size. Raises
         `Refused` where the options do not split, or one object alone is too long.
         """
-        if self._plain:
-            return (self._question(self._plain, record.targets),)
+        if self.plain:
+            return (self._question(self.plain, record.targets),)
         deck, dealt = self._deck(record.picture), 0
         questions: list[Question] = []
         for name, targets in self._subjects(record):
@@ -121,8 +121,8 @@ class Asker:
         return any(_SLOT.search(wording.text) for wording in chain(self._first, self._others))
 
     @cached_property
-    def _plain(self) -> str:
-        """What is asked where nothing is to be chosen, ordered or counted: once, in one wording."""
+    def plain(self) -> str:
+        """What is asked about every picture, once, where nothing is to be chosen, ordered or counted; else empty."""
         chosen = self.options
         limited = chosen.max_boxes is not None or chosen.max_answer_tokens is not None
         if chosen.ask == "each" or chosen.questions > 1 or chosen.order != "source" or limited:

@@ -184,8 +184,10 @@ class _Conversion:
         """The pictures to do; what is none is put aside on the disk, since a report tells of it at the end."""
         policy = self.work.options.policy
         with self.strays.open("wb") as told:
-            for index, item in enumerate(self.plan.units()):
-                if isinstance(item, Stray):
+            for item in self.plan.jobs():
+                if isinstance(item, Job):
+                    yield item
+                else:
                     status = judge([item.finding], policy)
                     told.write(
                         self.totals.row(Row(item.place, status, (item.finding,), item.annotations), policy) + b"\n"
@@ -193,9 +195,6 @@ class _Conversion:
                     part = Status.REFUSED if status is Status.REFUSED else "left_out"
                     self.totals.annotations[part] += item.annotations
                     self.totals.pictures["refused"] += item.picture
-                else:
-                    unit, name = item
-                    yield Job(index, unit, name)
 
     def _add(self, sheaf: Sheaf, rows: BinaryIO, streams: Streams) -> None:
         self.totals += sheaf.totals
@@ -301,7 +300,7 @@ class _Conversion:
         except UnreadablePicture:  # nobody was asked to look at its pixels: the sheet does without it
             return None
         picture.thumbnail((_SHEET_PICTURE, _SHEET_PICTURE))
-        return picture, [(target.box, target.label) for target in shown.targets]
+        return picture, list(shown.boxes)
 
 
 def _append(rows: BinaryIO, row: bytes) -> None:

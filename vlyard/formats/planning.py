@@ -41,15 +41,16 @@ class Plan:
             limits.append((split, ordered[place] if place < len(ordered) else 2**64))
         return cls(reader, options.seed, tuple(limits), writer, len(ordered))
 
-    def units(self) -> Iterator[Stray | tuple[Unit, str]]:
+    def jobs(self) -> Iterator[Stray | Job]:
         """Every unit in its split, with the name that the output gives its picture; and every stray."""
         taken: set[int] = set()
-        for item in self.reader.units():
+        unique = self.writer.unique_stems
+        for number, item in enumerate(self.reader.units()):
             if isinstance(item, Stray):
                 yield item
                 continue
             unit = item._replace(split=self._split(item)) if self.limits else item
-            yield unit, self._unique(unit, taken) if self.writer.unique_stems else unit.name
+            yield Job(number, unit, self._unique(unit, taken) if unique else unit.name)
 
     def _split(self, unit: Unit) -> str:
         own = _chance(self.seed, unit.name)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
 
-from vlyard.formats.record import Record, Target
+from vlyard.formats.box import Box
+from vlyard.formats.record import Record
 
 VERSION = 1
 _MOST_CLASSES = 10_000  # that are counted by name; a set with more has no real classes
@@ -33,6 +34,8 @@ EDGES: Mapping[str, tuple[float, ...]] = {
 _OF_A_SPLIT = ("pictures", "pictures_without_objects", "samples", "objects")
 _THIN = (1.0, 2.0, 5.0, 10.0)  # thousandths of the picture: a shorter side below these is coarse on Qwen3-VL's grid
 _SIZES = (10.0, 32.0, 100.0)  # thousandths: where the size classes of the grid's cost begin
+# A box in thousandths of its picture, exact and on the grid: x1, y1, x2, y2, left, top, right, bottom.
+Gridded = tuple[float, float, float, float, int, int, int, int]
 _SIZE_NAMES = ("under_10_thousandths", "10_to_32_thousandths", "32_to_100_thousandths", "100_thousandths_and_more")
 
 
@@ -63,63 +66,68 @@ class Tally:
 
     def add(self, record: Record, answer_characters: Sequence[int], answer_tokens: Sequence[int] = ()) -> None:
         """Count a record, and the lengths of the answers that were made of it."""
-        self._add_picture(record, len(answer_characters))
-        if record.targets:
-            self._add_targets(record.targets, record.look.width, record.look.height)
-        self._add_lengths("answer_characters", answer_characters)
-        if answer_tokens:
-            self._add_lengths("answer_tokens", answer_tokens)
+        look = record.look
+        self.add_pictures(record.split, [len(record.targets)], len(answer_characters))
+        self.add_sizes([(look.width, look.height)])
+        for target in record.targets:
+            self.add_class(target.label, 1)
+        self.add_boxes([_gridded(target.box) for target in record.targets], look.width, look.height)
+        self.add_answers(answer_characters, answer_tokens)
 
-    def _add_lengths(self, name: str, lengths: Sequence[int]) -> None:
-        bars, edges = self.bars[name], EDGES[name]
-        for length in lengths:
-            bars[bisect_right(edges, length)] += 1
-            self.sums[name] += length
-            self.largest[name] = max(self.largest[name], length)
-
-    def _add_picture(self, record: Record, answers: int) -> None:
-        objects, width, height = len(record.targets), record.look.width, record.look.height
-        self.pictures += 1
+    def add_pictures(self, split: str, objects: Sequence[int], answers: int) -> None:
+        """Count pictures of a split by how many objects each shows, and what was answered about all of them."""
+        counts = self.splits.setdefault(split, dict.fromkeys(_OF_A_SPLIT, 0))
+        empty = objects.count(0)
+        self.pictures += len(objects)
+        self.without_objects += empty
         self.answers += answers
-        split = self.splits.get(record.split)
-        if split is None:
-            split = self.splits[record.split] = dict.fromkeys(_OF_A_SPLIT, 0)
-        split["pictures"] += 1
-        split["samples"] += answers
-        split["objects"] += objects
-        if not objects:
-            self.without_objects += 1
-            split["pictures_without_objects"] += 1
-        self._bar("boxes_per_picture", objects)
-        self.largest["boxes_per_picture"] = max(self.largest["boxes_per_picture"], objects)
-        if width and height:
-            self._bar("picture_width_to_height", width / height)
-            self._bar("picture_longer_side_pixels", max(width, height))
-            self._bar("picture_megapixels", width * height / 1e6)
+        for name, count in zip(_OF_A_SPLIT, (len(objects), empty, answers, sum(objects)), strict=True):
+            counts[name] += count
+        self._add_bars("boxes_per_picture", objects)
+        self.largest["boxes_per_picture"] = max(self.largest["boxes_per_picture"], *objects)
 
-    def _bar(self, name: str, value: float) -> None:
-        self.bars[name][bisect_right(EDGES[name], value)] += 1
+    def add_sizes(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Count pictures by (width, height) in pixels; 0 where nobody looked."""
+        for (width, height), count in Counter(sizes).items():
+            if width and height:
+                self._add_bars("picture_width_to_height", [width / height], count)
+                self._add_bars("picture_longer_side_pixels", [max(width, height)], count)
+                self._add_bars("picture_megapixels", [width * height / 1e6], count)
 
-    def _add_targets(self, targets: Iterable[Target], width: int, height: int) -> None:
+    def add_class(self, label: str, count: int) -> None:
+        """Count objects of a class."""
+        if label in self.classes or len(self.classes) < _MOST_CLASSES:
+            self.classes[label] += count
+        else:
+            self.other_classes += count
+
+    def add_answers(self, characters: Sequence[int], tokens: Sequence[int] = ()) -> None:
+        """Count answers by their lengths; `tokens` is empty where nobody counted them."""
+        for name, lengths in (("answer_characters", characters), ("answer_tokens", tokens)):
+            if lengths:
+                self._add_bars(name, lengths)
+                self.sums[name] += sum(lengths)
+                self.largest[name] = max(self.largest[name], *lengths)
+
+    def _add_bars(self, name: str, values: Iterable[float], each: int = 1) -> None:
+        bars, edges = self.bars[name], EDGES[name]
+        for value in values:
+            bars[bisect_right(edges, value)] += each
+
+    def add_boxes(self, boxes: Sequence[Gridded], width: int, height: int) -> None:
+        """Count the boxes of pictures of one size in pixels, which is 0 where nobody looked."""
         # The boxes are most of the work: plain floats here, which a test compares with `Box.iou`.
-        classes, thin, sized, sums, least = self.classes, self.thin, self.sized, self.iou_sums, self.iou_least
+        thin, sized, sums, least = self.thin, self.sized, self.iou_sums, self.iou_least
         thousandths, ratios = self.bars["box_side_thousandths"], self.bars["box_width_to_height"]
         pixels = self.bars["box_side_pixels"]
         scale, shape = sqrt(width * height) / 1000, (width / height if height else 0.0)
-        for target in targets:
-            label = target.label
-            if label in classes or len(classes) < _MOST_CLASSES:
-                classes[label] += 1
-            else:
-                self.other_classes += 1
-            box = target.box
-            x1, y1, x2, y2 = box.x1 * 1000, box.y1 * 1000, box.x2 * 1000, box.y2 * 1000
+        without_area = 0
+        for x1, y1, x2, y2, left, top, right, bottom in boxes:
             across, down = x2 - x1, y2 - y1
             area = across * down
             if area <= 0:
-                self.points += 1
+                without_area += 1
                 continue
-            self.boxes += 1
             side = sqrt(area)
             thousandths[bisect_right(_SIDES, side)] += 1
             if scale:
@@ -127,7 +135,6 @@ class Tally:
                 ratios[bisect_right(_RATIOS, across / down * shape)] += 1
             shorter = across if across < down else down
             thin[-1 if shorter >= _THIN[-1] else bisect_right(_THIN, shorter)] += 1
-            left, top, right, bottom = round(x1), round(y1), round(x2), round(y2)
             gridded = (right - left) * (bottom - top)
             iou = 0.0
             if gridded:
@@ -141,15 +148,14 @@ class Tally:
             sized[size] += 1
             sums[size] += iou
             least[size] = min(least[size], iou)
+        self.points += without_area
+        self.boxes += len(boxes) - without_area
 
     def __iadd__(self, other: "Tally") -> "Tally":
         for name in ("pictures", "without_objects", "boxes", "points", "answers", "other_classes", "collapsed"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for label, count in other.classes.items():
-            if label in self.classes or len(self.classes) < _MOST_CLASSES:
-                self.classes[label] += count
-            else:
-                self.other_classes += count
+            self.add_class(label, count)
         for split, counts in other.splits.items():
             mine = self.splits.get(split, {})
             self.splits[split] = {name: mine.get(name, 0) + count for name, count in counts.items()}
@@ -207,6 +213,11 @@ class Tally:
 
 
 _SIDES, _PIXELS = EDGES["box_side_thousandths"], EDGES["box_side_pixels"]
+
+
+def _gridded(box: Box) -> Gridded:
+    x1, y1, x2, y2 = box.x1 * 1000, box.y1 * 1000, box.x2 * 1000, box.y2 * 1000
+    return x1, y1, x2, y2, round(x1), round(y1), round(x2), round(y2)
 
 
 def _in_order(split: str) -> tuple[bool, bool, str]:

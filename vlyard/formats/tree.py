@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from vlyard.formats.picture import SUFFIXES
 
-_DESCRIBING = frozenset({".yaml", ".yml", ".data", ".labels", ".names"})
+_DESCRIBING = (".yaml", ".yml", ".data", ".labels", ".names")
 _NAMES = frozenset({"classes.txt"})  # beside thousands of labels that end like it
 _LEFTOVERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
 # Pictures and their labels are listed several times while a set is recognised and read, and what a folder holds stays
@@ -30,6 +30,18 @@ def is_picture(path: Path | str) -> bool:
 def storable(text: str) -> str:
     """The text without what no JSON can hold: a file's name may have bytes that are no UTF-8."""
     return text.encode("utf-8", "replace").decode()
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The sorted names of a folder's files and of its sub-folders, which nobody may change."""
+
+    files: list[str]
+    inner: list[str]
+
+    @cached_property
+    def pictures(self) -> list[str]:
+        return [name for name in self.files if is_picture(name)]
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,11 @@ class Tree:
 
     def names(self, folder: str) -> Sequence[str]:
         """The sorted names of a folder's own files, by its absolute path; none where there is no such folder."""
-        return self._listed(folder)[0] if os.path.isdir(folder) else ()  # noqa: PTH112
+        return self._listed(folder).files if os.path.isdir(folder) else ()  # noqa: PTH112
+
+    def picture_names(self, folder: str) -> Sequence[str]:
+        """Those of `names` that are a picture's."""
+        return self._listed(folder).pictures if os.path.isdir(folder) else ()  # noqa: PTH112
 
     def _below(
         self, folder: str, above: frozenset[tuple[int, int]], without: Collection[str]
@@ -63,14 +79,14 @@ class Tree:
         here = Path(folder).stat()
         if (here.st_dev, here.st_ino) in above:
             return  # a link to one of its own parents
-        files, inner = self._listed(folder)
-        yield folder, files
-        del files
+        listing = self._listed(folder)
+        yield folder, listing.files
+        inner = listing.inner
+        del listing
         for name in inner:
             yield from self._below(f"{folder}/{name}", above | {(here.st_dev, here.st_ino)}, without)
 
-    def _listed(self, folder: str) -> tuple[list[str], list[str]]:
-        """The sorted names of the folder's files and of its sub-folders, which nobody may change."""
+    def _listed(self, folder: str) -> _Listing:
         known = self._lately.get(folder)
         if known is None:
             files: list[str] = []
@@ -81,8 +97,8 @@ class Tree:
                         (inner if entry.is_dir() else files).append(name)
             files.sort()
             inner.sort()
-            known = self._lately[folder] = files, inner
-            while len(self._lately) > 2 and sum(len(names) for names, _ in self._lately.values()) > _REMEMBERED:
+            known = self._lately[folder] = _Listing(files, inner)
+            while len(self._lately) > 2 and sum(len(each.files) for each in self._lately.values()) > _REMEMBERED:
                 del self._lately[next(iter(self._lately))]
         return known
 
@@ -91,7 +107,7 @@ class Tree:
         self._lately.clear()
 
     @cached_property
-    def _lately(self) -> dict[str, tuple[list[str], list[str]]]:
+    def _lately(self) -> dict[str, _Listing]:
         return {}
 
     def __getstate__(self) -> dict[str, Path]:
@@ -116,12 +132,8 @@ class Tree:
         """How many pictures there are, and the files that may describe a set: found in one walk."""
         count, describing = 0, []
         for place, names in self.folders():
-            for name in names:
-                suffix = name[name.rfind(".") :].lower()
-                if suffix in SUFFIXES:
-                    count += 1
-                elif suffix in _DESCRIBING or name in _NAMES:
-                    describing.append(Path(place, name))
+            count += len(self.picture_names(place))
+            describing += [Path(place, each) for each in names if each.lower().endswith(_DESCRIBING) or each in _NAMES]
         return count, describing
 
     def pictures(self, folder: Path | None = None) -> Iterator[Path]:

@@ -17,14 +17,16 @@ from vlyard.errors import UnreadablePicture
 from vlyard.formats import faults
 from vlyard.formats.answering import has_no_area
 from vlyard.formats.asking import Asker
+from vlyard.formats.box import Box
 from vlyard.formats.choosing import Choice
 from vlyard.formats.counting import count_tokens
 from vlyard.formats.faults import FAULTS, Fault, Finding, Status
 from vlyard.formats.looking import look, rewritten
 from vlyard.formats.picture import damaged
 from vlyard.formats.reading import Place, Reader, Reading, Refused, Row, Unit
-from vlyard.formats.record import Look, Question, Record, Target
+from vlyard.formats.record import Look, Question, Record
 from vlyard.formats.report import Totals
+from vlyard.formats.short_way import ShortWay
 from vlyard.formats.statistics import Tally
 from vlyard.formats.tree import storable
 from vlyard.formats.writing import Piece, Writer
@@ -48,7 +50,7 @@ class Shown:
     """A picture that may come on the contact sheet."""
 
     path: str
-    targets: tuple[Target, ...]
+    boxes: tuple[tuple[Box, str], ...]  # relative, with their labels
 
 
 @dataclass
@@ -81,15 +83,40 @@ class Work:
         """Do a chunk of pictures. Raises `InvalidInput` for a fault under the policy `strict`."""
         sheaf = Sheaf()
         for job in jobs:
-            self._one(job, sheaf)
+            seen, damage = self._look(job.unit)
+            if damage is not None or not self._shortly(job, seen, sheaf):
+                self._one(job, seen, damage, sheaf)
+        if self._short_way is not None:
+            self._short_way.add_up(sheaf.totals, sheaf.tally)
         return sheaf
 
     def account(self, row: Row, sheaf: Sheaf) -> None:
         """Put a row into the report."""
         sheaf.rows.append(sheaf.totals.row(row, self.options.policy))
 
-    def _one(self, job: Job, sheaf: Sheaf) -> None:
-        seen, damage = self._look(job.unit)
+    def _shortly(self, job: Job, seen: Look, sheaf: Sheaf) -> bool:
+        """Do a picture the short way; False, and nothing done, where that is not possible."""
+        way, unit = self._short_way, job.unit
+        if way is None or unit.label is None or seen.rewrite or seen.remark:
+            return False
+        sample = way.sample(unit.label, self._picture(job, seen))
+        if sample is None:
+            return False
+        try:
+            self._put_picture(job, seen)
+        except UnreadablePicture:
+            return False
+        sheaf.pieces[way.file(unit.split)].append(sample.entry)
+        if len(sheaf.shown) < _SHOWN_EACH:
+            sheaf.shown.append(Shown(unit.path, way.shown(sample)))
+        way.count(unit.split, seen, sample)
+        return True
+
+    @cached_property
+    def _short_way(self) -> ShortWay | None:
+        return ShortWay.of(self.reader, self.choice, self.asker, self.writer, self.options)
+
+    def _one(self, job: Job, seen: Look, damage: Finding | None, sheaf: Sheaf) -> None:
         reading = Reading(self.options.policy, keep_duplicates=self.options.to == "tutorial")
         self.reader.read(job.unit, seen, reading)
         if damage is None and not reading.targets and any(row.status is Status.REFUSED for row in reading.rows):
@@ -111,7 +138,7 @@ class Work:
             questions = self._questions(record)
             pieces = self.writer.render(record, questions)
             if pieces:  # first, since a picture whose header alone was seen may turn out damaged
-                self._put_picture(job, record)
+                self._put_picture(job, seen)
         except (Refused, UnreadablePicture) as refused:
             finding = refused.finding if isinstance(refused, Refused) else _unreadable(refused)
             # What was held back is accounted for already, all but the picture.
@@ -233,25 +260,25 @@ class Work:
         tokens = [count_tokens(counted, question.answer) for question in questions] if counted else ()
         sheaf.tally.add(record, [len(question.answer) for question in questions], tokens)
         if record.targets and len(sheaf.shown) < _SHOWN_EACH:
-            sheaf.shown.append(Shown(record.source, record.targets))
+            sheaf.shown.append(Shown(record.source, tuple((each.box, each.label) for each in record.targets)))
 
     @cached_property
     def _grows(self) -> "_Growing":
         return _Growing(self.writer)
 
-    def _put_picture(self, job: Job, record: Record) -> None:
-        if self.pictures == "keep" and not record.look.rewrite:
+    def _put_picture(self, job: Job, seen: Look) -> None:
+        if self.pictures == "keep" and not seen.rewrite:
             return
-        target = self._path(self.writer.place(job.unit.split, job.name))
+        source, target = job.unit.path, self._path(self.writer.place(job.unit.split, job.name))
         try:
-            if record.look.rewrite:
-                rewritten(record.source, Path(target), record.look)
+            if seen.rewrite:
+                rewritten(source, Path(target), seen)
             elif self.pictures == "link":
-                _linked(record.source, target)
+                _linked(source, target)
             else:
-                shutil.copyfile(record.source, target)
+                shutil.copyfile(source, target)
         except OSError as error:
-            if error.filename != record.source:  # the disk's trouble, and no picture's
+            if error.filename != source:  # the disk's trouble, and no picture's
                 raise
             raise damaged(job.unit.name, error) from error  # nobody looked at it before
 

@@ -6,7 +6,7 @@ pictures costs no more memory than its largest folder.
 
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -66,8 +66,8 @@ class _Pairing:
         elif not source.path.is_dir():
             yield from self._of_list(split, source.path)
         else:
-            for folder, names in self.dataset.tree.folders(source.path):
-                yield from self._of_folder(split, folder, [name for name in names if is_picture(name)])
+            for folder, _ in self.dataset.tree.folders(source.path):
+                yield from self._of_folder(split, folder, self.dataset.tree.picture_names(folder))
             self.seen.folders.append((f"{source.path}/", split.name))
 
     def read_in(self, labels: str) -> frozenset[str]:
@@ -75,8 +75,7 @@ class _Pairing:
         pictures = (
             (folder, name)
             for folder in self.seen.homes[labels]
-            for name in self.dataset.tree.names(folder)
-            if is_picture(name)
+            for name in self.dataset.tree.picture_names(folder)
         )
         found = (self.homes.label(folder, name) or self._far(name) for folder, name in pictures)
         return frozenset(label for label in found if label is not None) | self.seen.moved
@@ -90,14 +89,14 @@ class _Pairing:
             for labels, pictures in _label_folders(self.dataset, folder.rstrip("/")):
                 self.seen.homes.setdefault(labels, set()).add(pictures)
 
-    def _of_folder(self, split: Split, folder: str, names: list[str]) -> Iterator[Unit | Stray]:
+    def _of_folder(self, split: Split, folder: str, names: Sequence[str]) -> Iterator[Unit | Stray]:
         near = self.homes.near(folder)
         near = near if any(home.label(name) for home in near for name in names) else ()
-        before = len(f"{self.dataset.tree.root}/")
+        before, split_name = len(f"{self.dataset.tree.root}/"), split.name
         read = bool(self.seen.folders or self.seen.names)
         used: set[str] = set()  # folders of labels
         for name in names:
-            path = f"{folder}/{name}"
+            path, place = f"{folder}/{name}", ""
             if read and (earlier := self.seen.split_of(path)) is not None:
                 yield Stray(Place(path[before:]), faults.LISTED_TWICE.found(split=earlier))
                 continue
@@ -105,6 +104,7 @@ class _Pairing:
             for home in near:
                 label = home.label(name)
                 if label is not None:
+                    place = home.folder
                     break
             if label is None and not near:
                 far = self.homes.far(name)
@@ -112,11 +112,11 @@ class _Pairing:
                     finding = faults.LABEL_AMBIGUOUS.found(count=len(far), name=self.dataset.tree.name(far[0]))
                     yield Stray(Place(path[before:]), finding, picture=True)
                     continue
-                label = far[0] if far else None
-            if label is not None and (home_of := label.rpartition("/")[0]) not in used:
-                used.add(home_of)
-                self.seen.homes.setdefault(home_of, set()).add(folder)
-            yield Unit(path[before:], path, split.name, label)
+                label, place = (far[0], far[0].rpartition("/")[0]) if far else (None, "")
+            if label is not None and place not in used:
+                used.add(place)
+                self.seen.homes.setdefault(place, set()).add(folder)
+            yield Unit(path[before:], path, split_name, label)
 
     def _of_list(self, split: Split, listing: Path) -> Iterator[Unit | Stray]:
         """The pictures that a text file names, one a line."""
@@ -226,8 +226,8 @@ class Homes:
     def _by_stem(self) -> Mapping[str, tuple[str, ...]]:
         # A label that has its own picture near is no stranger's: 0001.txt of train is not the label of test's 0001.jpg.
         taken: set[str] = set()
-        for folder, names in self.dataset.tree.folders():
-            pictures = [name for name in names if is_picture(name)]
+        for folder, _ in self.dataset.tree.folders():
+            pictures = self.dataset.tree.picture_names(folder)
             taken.update(home.folder for home in self.near(folder) if any(map(home.label, pictures)))
         index: dict[str, tuple[str, ...]] = {}
         for folder, names in self.dataset.tree.folders(self.dataset.labels):
@@ -276,14 +276,14 @@ def _orphans(pairing: _Pairing) -> Iterator[Stray]:
     lists = {str(source.path) for split in dataset.splits for source in split.sources}
     lists.add(str(dataset.names_file))
     for labels in sorted(seen.homes):
-        beside = {
-            _stem(name) for folder in seen.homes[labels] for name in dataset.tree.names(folder) if is_picture(name)
-        }
+        beside = {_stem(name) for folder in seen.homes[labels] for name in dataset.tree.picture_names(folder)}
         beside.update({other for stem in beside if not stem.isascii() for other in _spellings(stem)})
         shared = any(near[0].folder != labels for folder in seen.homes[labels] if (near := pairing.homes.near(folder)))
         alone: list[str] = []
         doubtful: list[str] = []  # a picture may have a label file that goes before it
         for name in dataset.tree.names(labels):
+            if not shared and name.endswith(".txt") and name[:-4] in beside:  # as nearly always
+                continue
             if name[-4:].lower() == ".txt":
                 if not _beside(name[:-4], beside):
                     alone.append(name)
@@ -301,7 +301,7 @@ def _orphans(pairing: _Pairing) -> Iterator[Stray]:
 def _unread(dataset: Dataset, label: str, fault: faults.Fault) -> Stray:
     """What a text file is that no picture was read with."""
     folder, _, name = label.rpartition("/")
-    surely = folder.endswith("/labels") and name not in NAMES_FILES and fault is faults.ORPHAN_LABEL
+    surely = folder.endswith("/labels") and name not in NAMES_FILES
     if surely or looks_like_rows(label):
         return Stray(Place(dataset.tree.name(label)), fault.found(), annotations=count_rows(label))
     return Stray(Place(dataset.tree.name(label)), faults.NOT_LABELS.found())
@@ -314,8 +314,8 @@ def _unlisted(pairing: _Pairing, elsewhere: list[str]) -> Iterator[Stray]:
     for folder, names in dataset.tree.folders(without=whole):
         if folder not in seen.homes and any(name.endswith(".txt") for name in names):
             elsewhere.append(folder)
-        for name in names:
-            if is_picture(name) and seen.split_of(f"{folder}/{name}") is None:
+        for name in dataset.tree.picture_names(folder):
+            if seen.split_of(f"{folder}/{name}") is None:
                 yield Stray(Place(dataset.tree.name(f"{folder}/{name}")), faults.UNLISTED.found())
                 label = pairing.homes.label(folder, name)
                 if label is not None:

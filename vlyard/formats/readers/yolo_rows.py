@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TextIO
+from typing import Literal, NamedTuple, TextIO
 
 from vlyard.formats import faults
 from vlyard.formats.box import Box
@@ -33,6 +33,8 @@ _PIXEL_FIELDS = {
 }
 _NOISE = 1e-6  # as in `reading`: the rounding of six written digits
 _EDGE = 1 + _NOISE
+_LARGEST_ID = 10**15  # from here on a decimal does not say which integer it is
+_OF_NUMBERS, _SHAPE = b"0123456789.+-eE", b"    \n"  # the characters of numbers, and what they leave of a box's row
 _SLACK = 0.01  # how far a keypoint may lie outside its box, which is drawn by hand
 
 
@@ -60,49 +62,30 @@ class Rows:
 
     def _short_cut(self, path: str, reading: Reading) -> bool:
         """Read a file whose every row is a faultless box; False, and nothing done, where it is not one."""
-        data = _whole(path)
-        # Python's numbers may contain an underscore, a label's may not; a lone carriage return ends a line elsewhere.
-        if data is None or b"_" in data or data.count(b"\r") != data.count(b"\r\n"):
+        rows = plain_rows(path)
+        if rows is None:
             return False
-        lines = data.split(b"\n")
-        if not lines[-1]:
-            lines.pop()
-        try:
-            targets, blank = self._faultless(lines)
-        except ValueError:
+        known = [self.class_of(written) for written in rows.ids]
+        if None in known:
             return False
-        if b"\r" in data:
+        if rows.carriage_returns:
             reading.spelling["files_with_carriage_returns"] = 1
-        if blank:
-            reading.spelling["blank_lines"] = blank
-        reading.targets += targets
-        reading.kept += len(targets)
+        if rows.blank_lines:
+            reading.spelling["blank_lines"] = rows.blank_lines
+        reading.targets += [
+            Target(*each, Box.judged(*corners)) for each, corners in zip(known, rows.corners, strict=True) if each
+        ]
+        reading.kept += len(known)
         return True
 
-    def _faultless(self, lines: Sequence[bytes]) -> tuple[list[Target], int]:
-        """The boxes of the rows, and how many lines are blank. Raises `ValueError` where anything is unusual."""
-        names, blank = self.classes.names, 0
-        targets: list[Target] = []
-        seen: set[tuple[float, ...]] = set()
-        for line in lines:
-            fields = line.split()
-            if not fields:
-                blank += 1
-                continue
-            written, a, b, c, d = fields
-            number, x, y, width, height = key = int(written), float(a), float(b), float(c), float(d)
-            x1, y1, x2, y2 = x - width / 2, y - height / 2, x + width / 2, y + height / 2
-            label = names.get(number) if names is not None else self.classes.label(number)
-            if label is None or number >= 10**15 or key in seen:
-                raise ValueError(line)
-            seen.add(key)
-            if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):  # what is not a number fails comparisons, too
-                within = -_NOISE <= x1 < x2 <= _EDGE and -_NOISE <= y1 < y2 <= _EDGE
-                x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, 1.0), min(y2, 1.0)
-                if not within or x1 >= x2 or y1 >= y2:
-                    raise ValueError(line)
-            targets.append(Target(number, label, Box.judged(x1, y1, x2, y2)))
-        return targets, blank
+    def class_of(self, written: bytes) -> tuple[int, str] | None:
+        """The id and the name of a class as a row says it; None where it is no integer that has a name."""
+        try:
+            number = int(written)
+        except ValueError:
+            return None
+        label = self.classes.label(number) if number < _LARGEST_ID else None
+        return None if label is None else (number, label)
 
     def _long_way(self, file: TextIO, name: str, look: Look, reading: Reading) -> None:
         forms = set()
@@ -278,6 +261,72 @@ def first_rows(path: str, most: int = 1) -> Iterator[Sequence[str]]:
                 yield ()
     except OSError:
         return
+
+
+Corners = tuple[float, float, float, float]
+
+
+class PlainRows(NamedTuple):
+    """What a label file says whose every row is a class and a faultless box."""
+
+    ids: Sequence[bytes]  # of the classes, as they are written; nobody has looked whether there are such
+    corners: Sequence[Corners]  # x1, y1, x2, y2 in 0..1, of boxes with an area, all distinct
+    blank_lines: int = 0
+    carriage_returns: bool = False
+
+
+def plain_rows(path: str) -> PlainRows | None:
+    """Read a label file; None where anything in it is unusual, so that somebody must look more closely.
+
+    Raises `OSError`. All rows are read at once, in half the time that they take one by one.
+    """
+    data = _whole(path)
+    # A lone carriage return ends a line elsewhere.
+    if data is None or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
+        return None
+    try:
+        if _shape(data) == _SHAPE * data.count(b"\n"):
+            return PlainRows(*_plain(data))
+        lines = [b" ".join(line.split()) for line in data.removesuffix(b"\n").split(b"\n")]
+        rows = b"".join(line + b"\n" for line in lines if line)
+        return PlainRows(*_plain(rows), lines.count(b"") if data else 0, b"\r" in data)
+    except ValueError:
+        return None
+
+
+def _plain(rows: bytes) -> tuple[list[bytes], list[Corners]]:
+    """What rows of `class x y width height` say. Raises `ValueError` where anything is unusual."""
+    count = rows.count(b"\n")
+    if _shape(rows) != _SHAPE * count:
+        raise ValueError(rows)
+    # In a row with four spaces are five fields at most; so all have five where there are five times as many as rows.
+    fields = rows.split()
+    ids = fields[::5]
+    del fields[::5]
+    numbers = map(float, fields)
+    corners = [
+        (x - across / 2, y - down / 2, x + across / 2, y + down / 2)
+        for x, y, across, down in zip(numbers, numbers, numbers, numbers, strict=True)
+    ]
+    for place, (x1, y1, x2, y2) in enumerate(corners):
+        if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):  # what is not a number fails comparisons, too
+            corners[place] = _inside(x1, y1, x2, y2)
+    if len(set(corners)) != count or len(ids) != count:
+        raise ValueError(rows)
+    return ids, corners
+
+
+def _inside(x1: float, y1: float, x2: float, y2: float) -> Corners:
+    within = -_NOISE <= x1 < x2 <= _EDGE and -_NOISE <= y1 < y2 <= _EDGE
+    left, top, right, bottom = max(x1, 0.0), max(y1, 0.0), min(x2, 1.0), min(y2, 1.0)
+    if not within or left >= right or top >= bottom:
+        raise ValueError(x1, y1, x2, y2)
+    return left, top, right, bottom
+
+
+def _shape(rows: bytes) -> bytes:
+    """What is left without the numbers."""
+    return rows.translate(None, _OF_NUMBERS)
 
 
 def _whole(path: str) -> bytes | None:

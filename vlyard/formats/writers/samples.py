@@ -61,7 +61,11 @@ class SampleWriter:
         """One sample for each question."""
         asked = questions if self.form.empty else [question for question in questions if question.targets]
         entries = tuple(self.form.sample(record.picture, question, self.options) for question in asked)
-        return (Piece(self._name(record.split) + self.form.suffix, entries),) if entries else ()
+        return (Piece(self.file(record.split), entries),) if entries else ()
+
+    def file(self, split: str) -> str:
+        """The file with the samples of a split."""
+        return self._name(split) + self.form.suffix
 
     def finish(self, made: Made) -> Mapping[str, str]:
         """Write what describes the samples; returns the name of each split's data set."""
