@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, select, tuple_, update
+from sqlalchemy import ColumnExpressionArgument, Select, and_, delete, func, select, tuple_, update
 from sqlalchemy.orm import Session, aliased
 
 from db.clock import from_now
@@ -72,7 +72,7 @@ def lock_latecomers(session: Session, older_than_seconds: float, limit: int) -> 
 
 
 def _lock_attempts(
-    session: Session, older_than_seconds: float, limit: int, *which: ColumnElement[bool]
+    session: Session, older_than_seconds: float, limit: int, *which: ColumnExpressionArgument[bool]
 ) -> Sequence[Leftover]:
     query = (
         select(Attempt.job_id, Attempt.number, Job.team_id)
