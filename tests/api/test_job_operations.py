@@ -71,12 +71,20 @@ def test_a_clone_differs_in_what_was_named_and_in_nothing_else(visitor: Visitor)
 
 
 @pytest.mark.parametrize(
-    ("patch", "pointer"),
-    [({"seconds": -1}, "/spec/seconds"), ({"nothing": 1}, "/spec/nothing"), ({"kind": "nothing"}, "/spec/kind")],
+    ("patch", "pointer", "said"),
+    [
+        ({"seconds": -1}, "/spec/seconds", "greater than or equal to 0"),
+        ({"nothing": 1}, "/spec/nothing", "there is no such field"),
+        ({"kind": "nothing"}, "/spec/kind", "there is no kind 'nothing'"),
+        ({"kind": "conversion", "source": "a.zip", "echo": None}, "/spec/source", "this is no artefact's id"),
+    ],
 )
-def test_a_clone_that_is_no_job_is_refused_and_pointed_at(visitor: Visitor, patch: Any, pointer: str) -> None:
+def test_a_clone_that_is_no_job_is_refused_and_pointed_at(
+    visitor: Visitor, patch: Any, pointer: str, said: str
+) -> None:
     reply = visitor.post(f"/v1/jobs/{submit(visitor)['id']}/clone", {"spec": patch})
-    assert (reply.status_code, reply.json()["errors"][0]["pointer"]) == (422, pointer)
+    told = {error["pointer"]: error["detail"] for error in reply.json()["errors"]}
+    assert (reply.status_code, said in told[pointer]) == (422, True)
 
 
 # --- another place in the queue -------------------------------------------------------------------------------

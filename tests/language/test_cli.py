@@ -12,8 +12,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.language.small_api import KEY, Fault, SmallApi, problem, serving
+from vlyard.cli.app import build
 from vlyard.jobs.kinds import KINDS
 
 Ran = subprocess.CompletedProcess[str]
@@ -194,6 +196,20 @@ def test_a_file_goes_up_and_comes_down_again(api: SmallApi, tmp_path: Path) -> N
     assert (tmp_path / "b.txt").read_text() == "content"
 
 
+def test_an_output_of_a_job_is_fetched_by_its_name(api: SmallApi, tmp_path: Path) -> None:
+    made = {"artefacts": {"dataset": str(api.add_artefact("street.zip", b"labels").id)}}
+    job = api.add_job(state="succeeded", result={"echo": "", "attempt": 1, **made})
+    reach = {"VLYARD_URL": api.url, "VLYARD_API_KEY": KEY}
+
+    got, absent = (
+        CliRunner().invoke(build(["download"]), ["download", f"job:{job.id}/{name}", str(tmp_path)], env=reach)
+        for name in ("dataset", "report")
+    )
+
+    assert (got.exit_code, (tmp_path / "street.zip").read_bytes()) == (0, b"labels")
+    assert str(absent.exception) == f"job {job.id} has no output 'report': its outputs are dataset"
+
+
 # --- errors ---------------------------------------------------------------------------------------------------
 
 
@@ -252,7 +268,9 @@ def test_a_missing_key_a_missing_file_and_an_id_that_is_none_are_the_users_fault
     for words, said in (
         (("jobs",), "VLYARD_API_KEY"),
         (("submit", tmp_path / "absent.yaml"), "absent.yaml cannot be read: No such file"),
-        (("job", "17"), "valid UUID"),
+        (("job", "17"), "'17' is not an id: ids look like"),
+        (("download", "job:17/dataset"), "'job:17/dataset' names no output: write job:<job id>/<output>"),
+        (("submit", tmp_path), "cannot be read: Is a directory (name a file of JSON or YAML)"),
     ):
         ran = run(None, *words)
         assert (ran.returncode, said in ran.stderr, "Traceback" in ran.stderr) == (2, True, False)
@@ -281,7 +299,11 @@ def test_a_wrong_key_and_a_server_that_is_away_are_told_in_words(api: SmallApi) 
     wrong = run(api, "jobs", VLYARD_API_KEY="vly_wrong")
     nonsense = run(api, "jobs", VLYARD_URL="nonsense")
 
-    assert (wrong.returncode, wrong.stderr) == (2, "error: The request carries no valid API key.\n")
+    assert (wrong.returncode, *wrong.stderr.splitlines()) == (
+        2,
+        "error: The request carries no valid API key.",
+        "  put a key into VLYARD_API_KEY; administrators make one with: vlyard keys create TEAM",
+    )
     assert (nonsense.returncode, "Traceback" in nonsense.stderr) == (2, False)
 
 
@@ -309,4 +331,6 @@ def test_outputs_that_cannot_be_written_are_told_in_a_line(api: SmallApi, tmp_pa
 def test_an_unknown_job_is_not_found(api: SmallApi) -> None:
     ran = run(api, "job", str(uuid4()))
 
-    assert (ran.returncode, ran.stderr.startswith("error: There is no job")) == (2, True)
+    said, advice = ran.stderr.splitlines()
+    assert (ran.returncode, said.startswith("error: There is no job")) == (2, True)
+    assert advice == "  a key sees what its own team has: look at the id, and at VLYARD_API_KEY"

@@ -197,6 +197,10 @@ def test_other_results_are_shown_as_names_and_values(api: SmallApi) -> None:
         (("inference", "--image", "", "--prompt", "a"), "--image: it names no file or folder"),
         (("inference", "--image", ".", "--prompt", "a"), "is a folder, and this takes a file"),
         (("inference", "--image", "job:nonsense", "--prompt", "a"), "--image: 'job:nonsense' does not fit"),
+        (
+            ("inference", "--image", __file__, "--prompt", "a", "--model", "acme/signs"),
+            "(give a version, such as acme/",
+        ),
         (("inference", "--prompt", "a", "--preset", "describe"), "give a prompt or a preset, not both"),
         (("inference", "--messages", "{"), "--messages:1: it is not JSON"),
         (

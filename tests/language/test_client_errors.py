@@ -1,5 +1,6 @@
 """What the client makes of answers that are errors, of failures below HTTP, and of what cannot be sent at all."""
 
+import logging
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from vlyard.errors import (
     VLyardError,
 )
 
+WHERE = "is VLyard running there? base_url or VLYARD_URL says where"
 DROPPED = Fault(cut_after=10)  # the request was carried out, and its answer is lost half way
 
 
@@ -90,6 +92,22 @@ def test_a_server_that_is_no_vlyard_is_told_apart(api: SmallApi, client: Client)
 
     with pytest.raises(VLyardError, match=r"/v1/jobs/.* did not answer as VLyard's API does: check the base URL"):
         client.job(uuid4())
+
+    api.faults["GET /v1/jobs"] = [Fault(Reply(404, b"<h1>There is no such page</h1>"))]
+    with pytest.raises(UserError) as caught:
+        client.job(uuid4())
+    assert caught.value.__notes__ == [f"VLyard's API does not answer so: {WHERE}"]
+
+
+def test_a_server_that_is_away_is_told_once_while_it_is_asked_again_and_what_to_look_at(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Client("http://127.0.0.1:1", KEY, timeout=1.2) as client, pytest.raises(Unavailable) as caught:
+        client.me()
+
+    assert caught.value.__notes__ == [WHERE]
+    [told] = [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING]
+    assert told == f"{caught.value.message}; trying again for up to 1 s"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from rich.markup import escape
 
 import vlyard
 from vlyard.cli import compare, convert, dataset, doctor, jobs, kinds, models, pools, teams, train, watch, webhooks, why
-from vlyard.errors import Blame, Cancelled, JobFailed, VLyardError, WaitTimeout
+from vlyard.client.connection import KEY_VARIABLE
+from vlyard.errors import Blame, Cancelled, JobFailed, NotFound, Unauthenticated, VLyardError, WaitTimeout
 
 GROUP = "vlyard.commands"
 
@@ -27,6 +28,12 @@ _EXITS = (
     "Exit status: 0 done; 1 VLyard's fault, or it cannot be reached; 2 a bad command line or input; 3 the job failed; "
     "4 the job was cancelled; 5 --timeout passed; 130 Ctrl-C."
 )
+
+# What to do about errors of which the API cannot know how they came about here.
+_ADVICE: Mapping[type[VLyardError], str] = {
+    NotFound: f"a key sees what its own team has: look at the id, and at {KEY_VARIABLE}",
+    Unauthenticated: f"put a key into {KEY_VARIABLE}; administrators make one with: vlyard keys create TEAM",
+}
 
 Command = Callable[..., None]
 
@@ -120,5 +127,6 @@ def _offer(missing: Mapping[str, list[str]]) -> str | None:
 
 def _explain(error: VLyardError) -> None:
     lines = [f"error: {error.message}", *(f"  {complaint}" for complaint in error.complaints)]
-    lines += [f"  {note}" for note in getattr(error, "__notes__", ())]
+    notes = (*getattr(error, "__notes__", ()), _ADVICE.get(type(error), ""))
+    lines += [f"  {note}" for note in notes if note]
     print("\n".join(lines), file=sys.stderr)

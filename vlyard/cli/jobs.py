@@ -25,20 +25,22 @@ from rich.table import Table
 
 from vlyard.cli import pipeline
 from vlyard.cli.reading import read_submission
-from vlyard.cli.results import show_result
+from vlyard.cli.results import named_artefact, output_of, show_result
 from vlyard.cli.sending import transfer
 from vlyard.client import Client
+from vlyard.client.connection import checked_id
 from vlyard.client.problems import invalid
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.repeating import Form, repeated
+from vlyard.jobs.spec import Reference
 from vlyard.jobs.state import State
 from vlyard.jobs.view import Artefact, Changes, Job, Submission
 
 PIPED_WIDTH = 160  # columns where there is no terminal to ask
 STYLES = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.RUNNING: "cyan"}
 
-JobId = Annotated[UUID, typer.Argument(metavar="ID", help="The job's id.")]
+JobId = Annotated[UUID, typer.Argument(metavar="ID", help="The job's id.", parser=checked_id)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -196,14 +198,17 @@ def upload(
 
 
 def download(
-    artefact: Annotated[UUID, typer.Argument(help="The artefact's id.")],
+    artefact: Annotated[
+        UUID, typer.Argument(metavar="ARTEFACT", help="Its id, or job:<job id>/<output>.", parser=named_artefact)
+    ],
     path: Annotated[Path, typer.Argument(help="The file or folder to write, or the folder to put it in.")] = Path(),
     as_zip: Annotated[bool, typer.Option("--zip", help="Fetch a tree as one zip.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fetch an artefact's content, checked against its SHA-256. Run again, it fetches what is missing of a tree."""
     with Client() as client:
-        written = client.download(artefact, path, as_zip=as_zip)
+        id = output_of(client, artefact) if isinstance(artefact, Reference) else artefact
+        written = client.download(id, path, as_zip=as_zip)
     print(json.dumps({"path": str(written)}) if as_json else written)
 
 

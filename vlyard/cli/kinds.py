@@ -23,6 +23,7 @@ from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.kinds import KINDS, Kind
 from vlyard.jobs.ours import fields_set_by_us
 from vlyard.jobs.repeating import option
+from vlyard.jobs.spec import NoArtefact
 from vlyard.jobs.view import Submission
 
 _REFERENCES = ("job:", "ref:")
@@ -106,7 +107,10 @@ def submission(kind: Kind, values: Mapping[str, Any]) -> tuple[Submission, Local
     }
     facts = {name: values[name] for name in ("pool", "priority", "expires_in", "max_runtime")}
     facts["labels"] = table("label", values["label"] or [])
-    files = LocalFiles(naming, lambda pointer, _: option(pointer.split("/")[1]), fix=_FIX)
+
+    def told(pointer: str, text: str) -> tuple[str, str]:
+        name = pointer.split("/")[1]
+        return option(name), _fault(text.removeprefix(FILE), kind.spec.model_fields[name]) or _FIX
 
     def check(named: Mapping[str, Any]) -> Submission:
         try:
@@ -114,6 +118,7 @@ def submission(kind: Kind, values: Mapping[str, Any]) -> tuple[Submission, Local
         except ValidationError as error:
             raise invalid(error, "The submission") from error
 
+    files = LocalFiles(naming, told)
     return files.checked(check, lambda wanted: [wanted.spec]), files
 
 
@@ -123,11 +128,14 @@ def _named(value: Any, field: FieldInfo) -> Any:
         return value  # where nothing but `file:` tells a path from a text
     if isinstance(value, list | tuple):
         return [_named(each, field) for each in value]
-    return value if _is_known(value, field) else FILE + value
+    return FILE + value if _fault(value, field) is not None and not value.startswith((*_REFERENCES, FILE)) else value
 
 
-def _is_known(text: str, field: FieldInfo) -> bool:
-    """Whether it needs no mark: an id, another job's output, a model's name, or a path that has one."""
+def _fault(text: str, field: FieldInfo) -> str | None:
+    """Why a text is neither an id, nor another job's output, nor a model's name, as the field takes it, or takes each.
+
+    None where it is one; empty where there is no more to say.
+    """
     annotation: Any = field.annotation
     if get_origin(annotation) is tuple:
         annotation = get_args(annotation)[0]
@@ -135,6 +143,7 @@ def _is_known(text: str, field: FieldInfo) -> bool:
         annotation = Annotated[(annotation, *field.metadata)]
     try:
         TypeAdapter(annotation).validate_python(text)
-    except ValidationError:
-        return text.startswith((*_REFERENCES, FILE))
-    return True
+    except ValidationError as error:
+        reason = error.errors()[0].get("ctx", {}).get("error")
+        return str(reason) if reason and not isinstance(reason, NoArtefact) else ""
+    return None

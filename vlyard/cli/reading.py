@@ -16,6 +16,8 @@ from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.spec import NoArtefact, Spec
 from vlyard.jobs.view import Batch, Submission
 
+_FIX = "name a file of JSON or YAML"
+
 
 def read_submission(source: str, given: Mapping[str, object]) -> tuple[Submission, LocalFiles]:
     """Read a job to submit from a JSON or YAML file, or from standard input where `source` is "-".
@@ -34,7 +36,7 @@ def files_beside(source: str, data: object, where: str) -> LocalFiles:
     """The `file:PATH` in what was read from there: paths are relative to the file's folder."""
     folder = Path() if source == "-" else Path(source).parent
     fix = "paths are relative to " + ("where you are" if source == "-" else f"the folder of {where}")
-    return LocalFiles(data, lambda _, text: text, folder=folder, fix=fix)
+    return LocalFiles(data, lambda _, text: (text, fix), folder)
 
 
 def refused(error: ValidationError, where: str) -> InvalidInput:
@@ -81,9 +83,9 @@ def _text(source: str, where: str) -> str:
     try:
         return sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
     except OSError as error:
-        raise InvalidInput(f"{where} cannot be read: {error.strerror}") from error
+        raise InvalidInput(f"{where} cannot be read: {error.strerror} ({_FIX})") from error
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{where} is not text in UTF-8: {error.reason} at byte {error.start}") from error
+        raise InvalidInput(f"{where} is not text in UTF-8: {error.reason} at byte {error.start} ({_FIX})") from error
 
 
 def _parsed(text: str, where: str) -> Any:

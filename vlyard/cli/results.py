@@ -3,15 +3,18 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from rich.console import Console
 from rich.table import Table
 
 from vlyard.cli.sending import transfer
 from vlyard.client import Client
+from vlyard.client.connection import checked_id
+from vlyard.errors import InvalidInput
 from vlyard.files import ArtefactKind
 from vlyard.jobs.inference import Answer, Found, InferenceResult
-from vlyard.jobs.spec import Result
+from vlyard.jobs.spec import Reference, Result
 from vlyard.jobs.view import Job
 
 
@@ -20,6 +23,29 @@ def show_result(result: Result, console: Console) -> None:
     _SHOWN.get(type(result), _show_figures)(result, console)
     if result.artefacts:
         console.print(_pairs(result.artefacts.items()))
+
+
+def named_artefact(text: str) -> UUID:
+    """The artefact that a command line names: its id, or a `Reference` to the output of a job.
+
+    Raises `InvalidInput`.
+    """
+    try:
+        return Reference(text) if text.startswith("job:") else checked_id(text)
+    except ValueError:
+        raise InvalidInput(f"{text!r} names no output: write job:<job id>/<output>") from None
+
+
+def output_of(client: Client, named: Reference) -> UUID:
+    """The artefact that a job's output is.
+
+    Raises `InvalidInput` where the job did not make it, and why the job failed where it did.
+    """
+    made = client.result(client.job(str(named.job))).artefacts
+    if named.output not in made:
+        there = ", ".join(made) or "none"
+        raise InvalidInput(f"job {named.job} has no output {named.output!r}: its outputs are {there}")
+    return made[named.output]
 
 
 def fetch(client: Client, job: Job, folder: Path) -> None:

@@ -26,15 +26,15 @@ V = TypeVar("V", bound=BaseModel)
 class LocalFiles:
     """The `file:PATH` in what a user wrote, where an artefact is meant.
 
-    `told` says where one stands, by its JSON pointer and its text; `fix` what to do where there is no such file. Paths
+    `told` says where one stands, by its JSON pointer and its text, and what to do where there is no such file. Paths
     are relative to the folder.
     """
 
-    def __init__(self, written: Any, told: Callable[[str, str], str], *, folder: Path = Path(), fix: str = "") -> None:
+    def __init__(self, written: Any, told: Callable[[str, str], tuple[str, str]], folder: Path = Path()) -> None:
         self._ids: dict[str, UUID] = {}  # that stand for the texts, until it is known which of these are files
         self._paths: dict[UUID, Path] = {}
         self._written = _each_text(written, self._stand_in)
-        self._told, self._folder, self._fix = told, folder, fix
+        self._told, self._folder = told, folder
 
     def checked(self, check: Callable[[Any], V], specs: Callable[[V], Iterable[Spec]]) -> V:
         """What `check` makes of what was written, with an id in the place of each file that its specifications name.
@@ -64,8 +64,8 @@ class LocalFiles:
     def _find(self, spec: Spec, named: Mapping[UUID, str]) -> None:
         texts = {id: text for text, id in self._ids.items()}
         places = {id: self._told(pointer, texts[id]) for id, pointer in named.items()}
-        paths = {id: located(texts[id], where, self._folder, self._fix) for id, where in places.items()}
-        refuse_folders(spec, {id: (path, places[id]) for id, path in paths.items()})
+        paths = {id: located(texts[id], where, self._folder, fix) for id, (where, fix) in places.items()}
+        refuse_folders(spec, {id: (path, places[id][0]) for id, path in paths.items()})
         self._paths |= paths
 
 

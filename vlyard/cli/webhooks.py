@@ -9,6 +9,7 @@ import typer
 
 from vlyard.cli.listing import AsJson, ListingGroup, print_json, show_facts, show_table, time_text
 from vlyard.client import Client
+from vlyard.client.connection import checked_id
 from vlyard.errors import Unavailable
 from vlyard.webhooks import Delivery, EventType, Webhook
 
@@ -18,7 +19,7 @@ _group = typer.Typer(
 
 TITLES = ("ID", "EVENT", "JOB", "STATE", "TRIES", "LAST", "NEXT TRY", "CREATED")
 
-WebhookId = Annotated[UUID, typer.Argument(metavar="ID", help="The webhook's id.")]
+WebhookId = Annotated[UUID, typer.Argument(metavar="ID", help="The webhook's id.", parser=checked_id)]
 
 
 def register(app: typer.Typer) -> None:
@@ -103,7 +104,10 @@ def list_deliveries(
 
 @_group.command("redeliver")
 def redeliver(
-    id: Annotated[UUID, typer.Argument(metavar="ID", help="The message's id, the `webhook-id` that it came with.")],
+    id: Annotated[
+        UUID,
+        typer.Argument(metavar="ID", help="The message's id, the `webhook-id` that it came with.", parser=checked_id),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Have a message sent again at once, with the same id, whatever became of it."""

@@ -1,11 +1,10 @@
 """`vlyard why`: why a job is where it is, and what to do about it. The words are the API's."""
 
 from collections.abc import Iterator
-from typing import Annotated
-from uuid import UUID
 
 import typer
 
+from vlyard.cli.jobs import JobId
 from vlyard.cli.listing import AsJson, print_json, show_facts, time_text
 from vlyard.client import Client
 from vlyard.jobs.why import FARTHEST, Why
@@ -16,7 +15,7 @@ def register(app: typer.Typer) -> None:
     app.command()(why)
 
 
-def why(id: Annotated[UUID, typer.Argument(metavar="ID", help="The job's id.")], as_json: AsJson = False) -> None:
+def why(id: JobId, as_json: AsJson = False) -> None:
     """Say why a job is where it is: what it waits for, its place in the line, its last error, what to do about it."""
     with Client() as client:
         found = client.why(id)

@@ -13,10 +13,12 @@ from vlyard.client.following import SILENCE
 from vlyard.client.patience import Patience, connection_trouble, persist, refused
 from vlyard.client.problems import invalid
 from vlyard.client.wire import SelfContained, Wire
-from vlyard.errors import InvalidInput, NotFound, Unauthenticated, VLyardError
+from vlyard.errors import InvalidInput, NotFound, Unauthenticated, UserError, VLyardError
 from vlyard.jobs.events import STREAM_TYPE
+from vlyard.problems import MEDIA_TYPE
 
 URL_VARIABLE, KEY_VARIABLE = "VLYARD_URL", "VLYARD_API_KEY"
+_WHERE = f"is VLyard running there? base_url or {URL_VARIABLE} says where"
 TIMEOUT = 30.0  # seconds for one call with all its tries
 TRY, SHORTEST_TRY = 10.0, 0.1  # seconds for one try
 LONGEST_WAIT = 60.0  # seconds that the API holds a request at most
@@ -108,10 +110,13 @@ class Connection:
         """One try."""
         seconds = max(SHORTEST_TRY, min(TRY, left)) + more
         request.extensions["timeout"] = httpx.Timeout(seconds).as_dict()
-        with connection_trouble(request.method, request.url):
+        with connection_trouble(request.method, request.url, _WHERE):
             reply = self._http.send(request)
         if not reply.is_success:
-            raise refused(reply)
+            error = refused(reply)
+            if type(error) is UserError and not reply.headers.get("Content-Type", "").startswith(MEDIA_TYPE):
+                error.add_note(f"VLyard's API does not answer so: {_WHERE}")
+            raise error
         return reply
 
     def _stream(self, path: str, params: dict[str, str], after: int) -> httpx.Response:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from math import inf
+from math import inf, isfinite
 from typing import TypeVar
 
 import httpx
@@ -61,19 +61,29 @@ def persist(once: Callable[[float], T], patience: Patience) -> T:
             pause = max(again.after, random.uniform(0, bound))  # noqa: S311 (it spreads load and guards nothing)
             if number >= patience.tries or time.monotonic() + pause >= give_up:
                 raise again.error from again.__cause__
-            _log.warning("%s; trying again in %.1f s", again.error.message, pause)
+            level = logging.WARNING if number == 1 else logging.INFO
+            _log.log(level, "%s; trying again%s", again.error.message, _so_long(patience))
         time.sleep(pause)
     raise AssertionError("counting never ends")
 
 
+def _so_long(patience: Patience) -> str:
+    return f" for up to {patience.seconds:.0f} s" if isfinite(patience.seconds) else ""
+
+
 @contextmanager
-def connection_trouble(method: str, url: httpx.URL) -> Iterator[None]:
-    """Turns what httpx raises into `Unavailable` that names the URL, to be tried again where that can help."""
+def connection_trouble(method: str, url: httpx.URL, advice: str = "") -> Iterator[None]:
+    """Turns what httpx raises into `Unavailable` that names the URL, to be tried again where that can help.
+
+    The advice is attached as a note.
+    """
     try:
         yield
     except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as error:
-        said = str(error) or type(error).__name__
-        raise TryAgain(Unavailable(f"{method} {shown(url)} got no answer: {said}")) from error
+        away = Unavailable(f"{method} {shown(url)} got no answer: {str(error) or type(error).__name__}")
+        if advice:
+            away.add_note(advice)
+        raise TryAgain(away) from error
     except httpx.HTTPError as error:
         raise Unavailable(f"{method} {shown(url)} failed: {error}") from error
 

@@ -41,7 +41,7 @@ def fingerprint(path: Path) -> Fingerprint:
             digest = hashlib.file_digest(file, "sha256")
             return Fingerprint(file.tell(), digest.hexdigest())
     except OSError as error:
-        fix = "upload a folder as a tree" if path.is_dir() else ""
+        fix = "upload a folder as a tree: upload_tree, or --tree on a command line" if path.is_dir() else ""
         complaint = Complaint(str(path), error.strerror or str(error), fix)
         raise InvalidInput("the file cannot be read", [complaint]) from error
 

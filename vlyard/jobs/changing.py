@@ -9,6 +9,7 @@ from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.ours import as_asked
 from vlyard.jobs.spec import Spec
+from vlyard.problems import complaints_of
 
 
 def changed(spec: Mapping[str, Any], patch: Mapping[str, Any]) -> Spec:
@@ -25,9 +26,8 @@ def changed(spec: Mapping[str, Any], patch: Mapping[str, Any]) -> Spec:
     try:
         return kind.spec.model_validate(wanted)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        complaints = [Complaint("/spec/" + "/".join(map(str, fault["loc"])), fault["msg"]) for fault in faults]
-        raise InvalidInput("the changed specification is not valid", complaints) from error
+        faults = ({**fault, "loc": ("body", "spec", kind.name, *fault["loc"])} for fault in error.errors())
+        raise InvalidInput("the changed specification is not valid", complaints_of(faults)) from error
 
 
 def _merged(target: Any, patch: Any) -> Any:
