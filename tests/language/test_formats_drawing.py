@@ -4,7 +4,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from vlyard.formats.box import Box
-from vlyard.formats.drawing import colour_of, contact_sheet, draw_answer, draw_boxes
+from vlyard.formats.drawing import colour_of, contact_sheet, draw_answer, draw_boxes, sheet_cell
 from vlyard.jobs.inference import BoxFound, ElementFound, LineFound, PointFound
 
 GREY = Image.new("RGB", (200, 100), (90, 90, 90))
@@ -42,7 +42,8 @@ def test_a_label_stands_on_a_filled_strip_inside_the_picture() -> None:
 
 
 def test_a_contact_sheet_has_a_place_for_each_picture() -> None:
-    sheet = contact_sheet([(GREY, []), (GREY.rotate(90, expand=True), []), (GREY, [])], columns=2, cell=100)
+    pictures = GREY, GREY.rotate(90, expand=True), GREY
+    sheet = contact_sheet([sheet_cell(each, [], cell=100) for each in pictures], columns=2, cell=100)
     assert sheet.size == (2 * 108 + 8, 2 * 108 + 8)
     places = {(58, 58), (166, 58), (58, 166)}
     assert all(sheet.getpixel(place) == (90, 90, 90) for place in places)

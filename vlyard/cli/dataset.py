@@ -20,8 +20,8 @@ from vlyard.errors import Complaint, InvalidInput, UnreadablePicture
 from vlyard.formats.converted import ConvertedSet, Sample, open_converted
 from vlyard.formats.drawing import colour_of, tiny
 from vlyard.formats.faults import FAULTS
+from vlyard.formats.options import LABEL_FORMATS
 from vlyard.formats.plots import panels
-from vlyard.jobs.conversion import LABEL_FORMATS
 
 _WIDEST, _TALLEST = 120, 40  # of a picture, in characters
 _BAR = 40  # characters of the longest bar

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from vlyard.formats.box import Box
+from vlyard.formats.options import Options
 from vlyard.formats.record import Target, Value
 from vlyard.formats.tree import storable
-from vlyard.jobs.conversion import ConversionOptions
 
 # What trainers count or replace in every turn: the first three LLaMA-Factory's and Qwen's, the others ms-swift's.
 PLACEHOLDERS = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>")
@@ -31,7 +31,7 @@ class Mention:
     role: str = ""  # a keypoint's name
 
 
-def answer_text(targets: Sequence[Target], options: ConversionOptions) -> str:
+def answer_text(targets: Sequence[Target], options: Options) -> str:
     """What the model is to answer: JSON with ", " and ": " between, as `json.dumps` writes it, UTF-8 as it stands.
 
     Coordinates are integers in 0..1000, rounded half to even. A placeholder inside a label is spelled so that nobody
@@ -46,7 +46,7 @@ def answer_text(targets: Sequence[Target], options: ConversionOptions) -> str:
     return wrapped(entries, options)
 
 
-def mentions(targets: Sequence[Target], options: ConversionOptions) -> Iterator[Mention]:
+def mentions(targets: Sequence[Target], options: Options) -> Iterator[Mention]:
     """The entries of an answer: a box for each target, or its visible keypoints, or else its centre."""
     for target in targets:
         if options.targets == "boxes":
@@ -61,7 +61,7 @@ def mentions(targets: Sequence[Target], options: ConversionOptions) -> Iterator[
             yield Mention((_thousandth((box.x1 + box.x2) / 2), _thousandth((box.y1 + box.y2) / 2)), target)
 
 
-def entry_text(mention: Mention, place: str, label: str, options: ConversionOptions) -> str:
+def entry_text(mention: Mention, place: str, label: str, options: Options) -> str:
     """One entry, with the coordinates and the label as they are to be spelled; without a label where it is empty."""
     key = "bbox_2d" if options.targets == "boxes" else "point_2d"
     members = [f'"{key}": {place}', *([f'"label": {label}'] if label else [])]
@@ -73,7 +73,7 @@ def entry_text(mention: Mention, place: str, label: str, options: ConversionOpti
     return f"{{{', '.join(members)}}}"
 
 
-def wrapped(entries: Iterator[str], options: ConversionOptions) -> str:
+def wrapped(entries: Iterator[str], options: Options) -> str:
     """The entries in the shape that the options ask for."""
     listed = f"[{', '.join(entries)}]"
     return listed if options.answer == "native" else f'{{"objects": {listed}}}'
@@ -88,7 +88,7 @@ def quoted(text: str) -> str:
     return spelled
 
 
-def is_plain(options: ConversionOptions) -> bool:
+def is_plain(options: Options) -> bool:
     """Whether answers are native boxes with labels, and nothing else."""
     return options.answer == "native" and options.targets == "boxes" and not options.attributes
 
@@ -122,7 +122,7 @@ def _apart(edge: int, middle: float) -> tuple[int, int]:
     return first, first + 1
 
 
-def _attributes(target: Target, options: ConversionOptions) -> Iterator[tuple[str, Value]]:
+def _attributes(target: Target, options: Options) -> Iterator[tuple[str, Value]]:
     wanted = target.attributes if "*" in options.attributes else dict.fromkeys(options.attributes)
     for name in wanted:
         if name in target.attributes and name not in _RESERVED:

@@ -17,12 +17,12 @@ from vlyard.formats import faults
 from vlyard.formats.answering import PLACEHOLDERS, answer_text
 from vlyard.formats.classes import Classes
 from vlyard.formats.counting import count_tokens
+from vlyard.formats.options import Options
 from vlyard.formats.ordering import by_class, by_position, by_size, chance, shuffled
 from vlyard.formats.prompts import BETWEEN, OWN, PART, Language
 from vlyard.formats.reading import Refused
 from vlyard.formats.record import Question, Record, Target
 from vlyard.formats.tree import storable
-from vlyard.jobs.conversion import ConversionOptions
 
 _SLOT = re.compile(r"\{(class|classes)\}")  # any other brace stands for itself
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
@@ -45,7 +45,7 @@ class Asker:
     picture, or names what the question cannot know; and where tokens cannot be counted.
     """
 
-    options: ConversionOptions
+    options: Options
     classes: Classes
     tokenizer: Path | None = None
 

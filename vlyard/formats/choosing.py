@@ -8,8 +8,8 @@ from vlyard.errors import Complaint, InvalidInput
 from vlyard.formats import faults
 from vlyard.formats.classes import Classes
 from vlyard.formats.faults import Fault, Finding
+from vlyard.formats.options import LABEL_FORMATS, Options
 from vlyard.formats.record import Look, Target
-from vlyard.jobs.conversion import LABEL_FORMATS, ConversionOptions
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Choice:
     points: bool  # whether objects without extent are wanted
 
     @classmethod
-    def of(cls, options: ConversionOptions, classes: Classes) -> "Choice":
+    def of(cls, options: Options, classes: Classes) -> "Choice":
         """Raises `InvalidInput` where an option names a class that the source does not have."""
         points = options.targets == "points" and options.to not in LABEL_FORMATS
         names = classes.names

@@ -7,45 +7,40 @@ pieces together in order. Memory does not grow with the set, and the same input 
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
-from PIL import Image
 
-from vlyard.errors import Complaint, InvalidInput, UnreadablePicture
+from vlyard.errors import Complaint, InvalidInput
 from vlyard.formats.archive import unpack
 from vlyard.formats.asking import Asker
-from vlyard.formats.box import Box
 from vlyard.formats.choosing import Choice
 from vlyard.formats.classes import Classes
 from vlyard.formats.crew import Crew
-from vlyard.formats.drawing import contact_sheet
 from vlyard.formats.faults import SPARE_NEGATIVE, Status, judge
-from vlyard.formats.picture import DEFAULT_MAX_PIXELS, open_picture
+from vlyard.formats.options import LABEL_FORMATS, plain
+from vlyard.formats.picture import DEFAULT_MAX_PIXELS
 from vlyard.formats.planning import Chances, Plan
 from vlyard.formats.plots import statistics_sheet
-from vlyard.formats.reading import Reader, Row, Stray, Wanted
+from vlyard.formats.reading import Reader, Row, Wanted
 from vlyard.formats.recognition import recognise
 from vlyard.formats.report import VERSION, Totals, write_report
+from vlyard.formats.sheet import Sheet
 from vlyard.formats.statistics import Tally
 from vlyard.formats.streams import Streams
 from vlyard.formats.tree import Tree
-from vlyard.formats.work import Job, Pictures, Sheaf, Shown, Work
+from vlyard.formats.work import Job, Jobs, Pictures, Sheaf, Work
 from vlyard.formats.writers.table import make_writer
 from vlyard.formats.writing import Made
-from vlyard.jobs.conversion import LABEL_FORMATS, ConversionOptions
+from vlyard.jobs.conversion import ConversionOptions
 
 REPORT, TABLE, CONTACT_SHEET = "report.json", "report.csv", "contact_sheet.png"
 STATISTICS, PLOTS = "statistics.json", "statistics.png"
-_ON_THE_SHEET = 12
-_SHEET_PICTURE = 640  # the longer side that a picture for the sheet is kept at, in pixels
 _CHUNK = {"decode": 16, "header": 128, "none": 256}  # pictures: a tenth of a second's work, at most
 
-Drawn = tuple[Image.Image, list[tuple[Box, str]]]  # a picture with what is drawn on it
 Progress = Callable[[float | None, str], object]
 
 
@@ -106,7 +101,7 @@ def convert(
         with Crew(processes if count > 2 * _CHUNK[options.check] else 1) as crew:
             said = options.source_format, options.labels, options.coordinates, options.kpt_shape
             reader = recognise(tree, Wanted(*said, aside))
-            options = _with_a_held_out_split(options, reader)
+            options = plain(_with_a_held_out_split(options, reader))
             choice = Choice.of(options, reader.classes)
             classes = Classes(choice.classes)
             writer = make_writer(options, classes, tuple(options.split or reader.splits))
@@ -154,18 +149,23 @@ class _Conversion:
         self.work, self.plan, self.progress = work, plan, progress
         self.rows = aside / "rows"
         self.totals, self.tally = Totals(), Tally()
-        self.sheet: list[Shown] = []
         self.held_back = Chances(aside / "held_back", work.options.seed)
         self.strays = aside / "strays"
         self.done = 0
 
     def run(self, crew: Crew) -> ConversionReport:
+        with Sheet(self.plan.pictures, self.work.max_pixels) as sheet:
+            self._convert(crew, sheet)
+            return self._finish(sheet)
+
+    def _convert(self, crew: Crew, sheet: Sheet) -> None:
         work = self.work
         chunk = _CHUNK[work.options.check]
         with self.rows.open("wb") as rows, Streams(work.folder, work.writer) as streams:
             for sheaf in crew.in_order(work, _chunks(self._jobs(), chunk)):
                 self._add(sheaf, rows, streams)
                 self.done += _done(sheaf)
+                sheet.offer(sheaf.shown, self.done)
                 self._say(self.done, self.plan.pictures)
             self.done, most = 0, self.held_back.count
             for sheaf in crew.in_order(work, _chunks(self._negatives(), chunk)):
@@ -178,7 +178,6 @@ class _Conversion:
             self._refuse_nothing()
         read = self.totals.as_json()["pictures"]["read"]
         self.progress(1.0, f"{read} of {read} pictures")
-        return self._finish()
 
     def _jobs(self) -> Iterator[Job]:
         """The pictures to do; what is none is put aside on the disk, since a report tells of it at the end."""
@@ -205,9 +204,6 @@ class _Conversion:
             streams.add(file, entries)
         for job in sheaf.held_back:
             self.held_back.add(job)
-        self.sheet += sheaf.shown
-        while len(self.sheet) > 2 * _ON_THE_SHEET:  # every second one, so that they come from the whole set
-            self.sheet = self.sheet[::2]
 
     def _say(self, done: int, expected: int, more: str = "") -> None:
         done = min(done, expected)
@@ -239,7 +235,8 @@ class _Conversion:
         first = Complaint(reader.described_by, what, fix)
         raise InvalidInput("The data set holds no usable sample", [first, *self.totals.complaints])
 
-    def _finish(self) -> ConversionReport:
+    def _finish(self, sheet: Sheet) -> ConversionReport:
+        drawn = sheet.save(self.work.folder / CONTACT_SHEET)  # Pillow encodes beside other threads
         totals, reader, folder = self.totals, self.work.reader, self.work.folder
         splits = tuple(sorted(totals.samples, key=lambda split: (*reader.splits, split).index(split)))
         classes = self._classes()
@@ -256,19 +253,17 @@ class _Conversion:
                 "evidence": reader.evidence,
                 "described_by": reader.described_by,
             },
-            "options": self.work.options.model_dump(mode="json"),
+            "options": vars(self.work.options),
             "classes": None if self.work.choice.classes is None else {str(n): name for n, name in classes.items()},
             "data_sets": data_sets,
             "boxes_per_class": dict(sorted(totals.boxes_per_class.items())),
             "totals": totals.as_json(),
         }
-        with ThreadPoolExecutor(1, "sheet") as beside:  # Pillow decodes and encodes beside other threads
-            sheet = beside.submit(self._draw_sheet)
-            write_report(folder, head, self.rows)
-            statistics = self.tally.as_json()
-            (folder / STATISTICS).write_bytes(orjson.dumps(statistics, option=orjson.OPT_INDENT_2))
-            statistics_sheet(statistics).save(folder / PLOTS, compress_level=1)
-            sheet.result()
+        write_report(folder, head, self.rows)
+        statistics = self.tally.as_json()
+        (folder / STATISTICS).write_bytes(orjson.dumps(statistics, option=orjson.OPT_INDENT_2))
+        statistics_sheet(statistics).save(folder / PLOTS, compress_level=1)
+        drawn.result()
         return ConversionReport(
             format=reader.format,
             layout=reader.layout,
@@ -289,19 +284,6 @@ class _Conversion:
         met = self.totals.classes
         return {number: met.get(number, f"class_{number}") for number in range(max(met, default=-1) + 1)}
 
-    def _draw_sheet(self) -> None:
-        small = [picture for shown in self.sheet[:_ON_THE_SHEET] if (picture := self._small(shown)) is not None]
-        sheet = contact_sheet(small or [(Image.new("RGB", (1, 1)), [])])
-        sheet.save(self.work.folder / CONTACT_SHEET, compress_level=1)
-
-    def _small(self, shown: Shown) -> Drawn | None:
-        try:
-            picture = open_picture(Path(shown.path), max_pixels=self.work.max_pixels)
-        except UnreadablePicture:  # nobody was asked to look at its pixels: the sheet does without it
-            return None
-        picture.thumbnail((_SHEET_PICTURE, _SHEET_PICTURE))
-        return picture, list(shown.boxes)
-
 
 def _append(rows: BinaryIO, row: bytes) -> None:
     rows.write((b",\n" if rows.tell() else b"") + row)
@@ -313,7 +295,7 @@ def _done(sheaf: Sheaf) -> int:
     return pictures["kept"] + pictures["refused"] + pictures["left_out"] + len(sheaf.held_back)
 
 
-def _chunks(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
+def _chunks(jobs: Iterable[Job], size: int) -> Iterator[Jobs]:
     jobs = iter(jobs)
-    while chunk := list(islice(jobs, size)):
+    while chunk := Jobs(islice(jobs, size)):
         yield chunk

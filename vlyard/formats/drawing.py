@@ -3,6 +3,7 @@
 import colorsys
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -68,21 +69,23 @@ def _draw_dot(pen: ImageDraw.ImageDraw, centre: tuple[float, float], colour: Col
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
 
 
-def contact_sheet(
-    samples: Sequence[tuple[Image.Image, Sequence[tuple[Box, str]]]], *, columns: int = 4, cell: int = _CELL
-) -> Image.Image:
-    """All samples with their boxes on one sheet, row by row, each in a square of `cell` pixels.
+def sheet_cell(picture: Image.Image, boxes: Sequence[tuple[Box, str]], cell: int = _CELL) -> Image.Image:
+    """A picture with its boxes as a contact sheet has it: its longer side is `cell` pixels."""
+    return draw_boxes(_fitted(picture, cell), boxes)
 
-    Raises `ValueError` where there is no sample.
+
+def contact_sheet(cells: Sequence[Image.Image], *, columns: int = 4, cell: int = _CELL) -> Image.Image:
+    """All cells on one sheet, row by row, each in a square of `cell` pixels.
+
+    Raises `ValueError` where there is none.
     """
-    if not samples:
-        raise ValueError("a contact sheet needs at least one sample")
-    columns = min(columns, len(samples))
-    rows = -(-len(samples) // columns)
+    if not cells:
+        raise ValueError("a contact sheet needs at least one picture")
+    columns = min(columns, len(cells))
+    rows = -(-len(cells) // columns)
     step = cell + _GAP
     sheet = Image.new("RGB", (columns * step + _GAP, rows * step + _GAP), _BACKGROUND)
-    for place, (picture, boxes) in enumerate(samples):
-        small = draw_boxes(_fitted(picture, cell), boxes)
+    for place, small in enumerate(cells):
         row, column = divmod(place, columns)
         left = _GAP + column * step + (cell - small.width) // 2
         top = _GAP + row * step + (cell - small.height) // 2
@@ -103,6 +106,12 @@ def tiny(picture: Image.Image, boxes: Sequence[tuple[Box, str]], width: int, hei
     return small
 
 
+@lru_cache(maxsize=32)
+def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font in so many pixels: to unpack it takes as long as to write ten labels."""
+    return ImageFont.load_default(size=size)
+
+
 def colour_of(label: str) -> Colour:
     """The label's own colour, 0..255 each: bright, and the same in every run."""
     mark = zlib.crc32(label.encode("utf-8", "replace"))
@@ -113,7 +122,7 @@ def colour_of(label: str) -> Colour:
 
 
 def _draw_label(pen: ImageDraw.ImageDraw, label: str, corner: tuple[float, float], size: tuple[int, int]) -> None:
-    font = ImageFont.load_default(size=max(11, round(min(size) / 36)))
+    font = font_of(max(11, round(min(size) / 36)))
     text = _fitting(printable(label, font), font, size[0] - 7)
     if not text:
         return

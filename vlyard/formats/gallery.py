@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vlyard.formats.box import Box
-from vlyard.formats.drawing import Colour, printable
+from vlyard.formats.drawing import Colour, font_of, printable
 
 TRUTH, FOUND = (40, 200, 80), (235, 60, 160)  # what is there, what was found
 _COLUMNS, _CELL, _CAPTION, _GAP = 4, 320, 36, 10  # pixels, but for the columns
@@ -52,7 +52,7 @@ def _cell(exhibit: Exhibit) -> Image.Image:
         for place in boxes:
             _draw(pen, place, colour, width, size)
     cell.paste(small, ((_CELL - size[0]) // 2, (_CELL - size[1]) // 2))
-    letters, below = ImageFont.load_default(size=_LETTERS), ImageDraw.Draw(cell)
+    letters, below = font_of(_LETTERS), ImageDraw.Draw(cell)
     for number, line in enumerate(exhibit.caption):
         below.text((0, _CELL + 3 + number * (_LETTERS + 4)), printable(line, letters), font=letters, fill=_INK)
     return cell
@@ -63,7 +63,7 @@ def _draw(pen: ImageDraw.ImageDraw, place: tuple[Box, str], colour: Colour, widt
     left, top, right, bottom = box.clamped().pixels(*size)
     left, top = min(left, size[0] - 1), min(top, size[1] - 1)
     pen.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour, width=width)
-    letters = ImageFont.load_default(size=_LETTERS)
+    letters = font_of(_LETTERS)
     # The truth's labels are above their boxes, the found ones' below: both are read where boxes agree.
     y = top - _LETTERS - 2 if colour == TRUTH else bottom
     text = printable(label, letters)
@@ -74,6 +74,6 @@ def _draw(pen: ImageDraw.ImageDraw, place: tuple[Box, str], colour: Colour, widt
 
 
 def _legend(pen: ImageDraw.ImageDraw) -> None:
-    letters = ImageFont.load_default(size=_LETTERS)
+    letters = font_of(_LETTERS)
     pen.text((_GAP, _GAP - 2), "what is there", font=letters, fill=TRUTH)
     pen.text((_GAP + 100, _GAP - 2), "what was found", font=letters, fill=FOUND)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
+from vlyard.formats.options import Options
 from vlyard.formats.ordering import chance
 from vlyard.formats.reading import Reader, Stray, Unit
 from vlyard.formats.work import Job
 from vlyard.formats.writing import Writer
-from vlyard.jobs.conversion import ConversionOptions
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Plan:
     pictures: int  # about how many there are, for telling progress
 
     @classmethod
-    def of(cls, reader: Reader, options: ConversionOptions, writer: Writer, count: int) -> "Plan":
+    def of(cls, reader: Reader, options: Options, writer: Writer, count: int) -> "Plan":
         """Find where the shares of a new split end; `count` is about how many pictures there are."""
         if options.split is None:
             return cls(reader, options.seed, (), writer, count)

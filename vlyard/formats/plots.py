@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import log10
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from vlyard.formats.drawing import colour_of, printable
+from vlyard.formats.drawing import colour_of, font_of, printable
 
 _WIDTH = 1400
 _COLUMNS = 2
@@ -87,9 +86,9 @@ def statistics_sheet(statistics: Mapping[str, Any]) -> Image.Image:
     sheet = Image.new("RGB", (_WIDTH, top + max(heights) + _MARGIN), _PAPER)
     pen = ImageDraw.Draw(sheet)
     objects = statistics["boxes"] + statistics["points"]
-    pen.text((_MARGIN, 22), f"{statistics['pictures']:,} pictures, {objects:,} objects", font=_font(28), fill=_INK)
+    pen.text((_MARGIN, 22), f"{statistics['pictures']:,} pictures, {objects:,} objects", font=font_of(28), fill=_INK)
     said = f"{statistics['samples']:,} samples; {statistics['pictures_without_objects']:,} pictures without objects"
-    pen.text((_MARGIN, 56), said, font=_font(15), fill=_FAINT)
+    pen.text((_MARGIN, 56), said, font=font_of(15), fill=_FAINT)
     for plot, (left, down) in zip(plots, places, strict=True):
         _draw(pen, plot, left, top + down)
     return sheet
@@ -165,9 +164,9 @@ def _number(value: float) -> str:
 
 def _draw(pen: ImageDraw.ImageDraw, plot: Panel, left: int, top: int) -> None:
     note = ", ".join(filter(None, [plot.note, "logarithmic" if plot.logarithmic else ""]))
-    pen.text((left, top), plot.title, font=_font(18), fill=_INK)
-    pen.text((left, top + 25), note, font=_font(13), fill=_FAINT)
-    letters = _font(14)
+    pen.text((left, top), plot.title, font=font_of(18), fill=_INK)
+    pen.text((left, top + 25), note, font=font_of(13), fill=_FAINT)
+    letters = font_of(14)
     labels = [_fitting(row.label, 210) for row in plot.rows]
     begin = left + 12 + max((pen.textlength(label, font=letters) for label in labels), default=0)
     room = left + _PANEL - begin - 8 - max((pen.textlength(row.shown, font=letters) for row in plot.rows), default=0)
@@ -181,13 +180,8 @@ def _draw(pen: ImageDraw.ImageDraw, plot: Panel, left: int, top: int) -> None:
         pen.text((begin + room + 8, y + _ROW / 2 - 2), row.shown, font=letters, fill=_INK, anchor="lm")
 
 
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=size)
-
-
 def _fitting(label: str, width: int) -> str:
-    letters = _font(14)
+    letters = font_of(14)
     text = printable(label, letters)
     while text and letters.getlength(text) > width:
         text = text[:-2].rstrip("…") + "…" if len(text) > 2 else ""

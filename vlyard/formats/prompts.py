@@ -7,9 +7,12 @@ Placeholders as in users' templates: `{class}` for one class, `{classes}` for al
 from collections.abc import Mapping
 from typing import Literal
 
-from vlyard.jobs.conversion import DEFAULT_PROMPT
-
 Language = Literal["en", "zh"]
+
+DEFAULT_PROMPT = (
+    "Locate all objects in this image and output the bbox coordinates in JSON format using relative "
+    "coordinates in the range [0, 1000]."
+)
 
 _ALL_BOXES: Mapping[Language, tuple[str, ...]] = {
     "en": (

@@ -15,6 +15,7 @@ from vlyard.formats.answering import is_plain, native_entry, quoted
 from vlyard.formats.asking import Asker
 from vlyard.formats.box import Box
 from vlyard.formats.choosing import Choice
+from vlyard.formats.options import Options
 from vlyard.formats.readers.yolo import YoloReader
 from vlyard.formats.readers.yolo_rows import Rows, plain_rows
 from vlyard.formats.reading import Reader
@@ -23,7 +24,6 @@ from vlyard.formats.report import Totals
 from vlyard.formats.statistics import Gridded, Tally
 from vlyard.formats.writers.samples import SampleWriter
 from vlyard.formats.writing import Writer
-from vlyard.jobs.conversion import ConversionOptions
 
 _PICTURE, _ANSWER = b'"the picture of a sample"', b'"the answer of a sample"'  # as JSON; found once, or not used
 
@@ -100,9 +100,7 @@ class ShortWay:
         self._counts = _Counts()
 
     @classmethod
-    def of(
-        cls, reader: Reader, choice: Choice, asker: Asker, writer: Writer, options: ConversionOptions
-    ) -> "ShortWay | None":
+    def of(cls, reader: Reader, choice: Choice, asker: Asker, writer: Writer, options: Options) -> "ShortWay | None":
         """The short way for such work; None where there is none."""
         usual = choice.renamed is None and not choice.min_size and is_plain(options) and not asker.tokenizer
         if not (usual and asker.plain and options.to != "tutorial" and isinstance(writer, SampleWriter)):

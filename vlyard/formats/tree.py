@@ -27,6 +27,10 @@ def is_picture(path: Path | str) -> bool:
     return name[name.rfind(".") :].lower() in SUFFIXES  # names come by the million, and are no Paths
 
 
+def _describes(name: str) -> bool:
+    return name in _NAMES or (name[-4:] != ".txt" and name.lower().endswith(_DESCRIBING))
+
+
 def storable(text: str) -> str:
     """The text without what no JSON can hold: a file's name may have bytes that are no UTF-8."""
     return text.encode("utf-8", "replace").decode()
@@ -41,7 +45,8 @@ class _Listing:
 
     @cached_property
     def pictures(self) -> list[str]:
-        return [name for name in self.files if is_picture(name)]
+        # As `is_picture` says, in half the time.
+        return [name for name in self.files if name[name.rfind(".") :].lower() in SUFFIXES]
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,11 @@ class Tree:
     def _listed(self, folder: str) -> _Listing:
         known = self._lately.get(folder)
         if known is None:
-            files: list[str] = []
-            inner: list[str] = []
             with os.scandir(folder) as entries:  # names alone: a Path for each of a million files is half a gigabyte
-                for entry in entries:
-                    if not (name := entry.name).startswith(".") and name not in _LEFTOVERS:
-                        (inner if entry.is_dir() else files).append(name)
+                found = [(entry.name, entry.is_dir()) for entry in entries]
+            files = [name for name, is_folder in found if not is_folder and name[0] != "."]
+            inner = [name for name, is_folder in found if is_folder and name[0] != "." and name not in _LEFTOVERS]
+            del found
             files.sort()
             inner.sort()
             known = self._lately[folder] = _Listing(files, inner)
@@ -133,7 +137,7 @@ class Tree:
         count, describing = 0, []
         for place, names in self.folders():
             count += len(self.picture_names(place))
-            describing += [Path(place, each) for each in names if each.lower().endswith(_DESCRIBING) or each in _NAMES]
+            describing += [Path(place, name) for name in names if _describes(name)]
         return count, describing
 
     def pictures(self, folder: Path | None = None) -> Iterator[Path]:

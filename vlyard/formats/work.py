@@ -4,6 +4,7 @@ A piece of work is a plain value; what it makes of a chunk of pictures is anothe
 more than one picture.
 """
 
+import marshal
 import os
 import shutil
 from collections import defaultdict
@@ -22,6 +23,7 @@ from vlyard.formats.choosing import Choice
 from vlyard.formats.counting import count_tokens
 from vlyard.formats.faults import FAULTS, Fault, Finding, Status
 from vlyard.formats.looking import look, rewritten
+from vlyard.formats.options import LABEL_FORMATS, Options
 from vlyard.formats.picture import damaged
 from vlyard.formats.reading import Place, Reader, Reading, Refused, Row, Unit
 from vlyard.formats.record import Look, Question, Record
@@ -30,7 +32,6 @@ from vlyard.formats.short_way import ShortWay
 from vlyard.formats.statistics import Tally
 from vlyard.formats.tree import storable
 from vlyard.formats.writing import Piece, Writer
-from vlyard.jobs.conversion import LABEL_FORMATS, ConversionOptions
 
 Pictures = Literal["copy", "link", "keep"]
 _SHOWN_EACH = 12  # pictures of a chunk that may come on the contact sheet
@@ -43,6 +44,18 @@ class Job(NamedTuple):
     unit: Unit
     name: str  # under which the output keeps it
     chosen: bool = False  # a picture without objects that was held back, and is to be written now
+
+
+class Jobs(list[Job]):
+    """A chunk of work, which goes to another process in a fifth of the time that pickling a list of tuples takes."""
+
+    def __reduce__(self) -> tuple[Callable[[bytes], "Jobs"], tuple[bytes]]:
+        return _unpacked, (marshal.dumps([(job.number, tuple(job.unit), job.name, job.chosen) for job in self]),)
+
+
+def _unpacked(packed: bytes) -> Jobs:
+    # It comes from this program's own process, and of the same Python.
+    return Jobs(Job(number, Unit(*unit), name, chosen) for number, unit, name, chosen in marshal.loads(packed))  # noqa: S302
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +86,7 @@ class Work:
     choice: Choice
     asker: Asker
     writer: Writer
-    options: ConversionOptions
+    options: Options
     folder: Path  # where the output is made
     home: Path  # where it will be
     pictures: Pictures

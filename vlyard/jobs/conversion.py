@@ -5,19 +5,12 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from vlyard.formats.prompts import DEFAULT_PROMPT as DEFAULT_PROMPT  # noqa: PLC0414 - what a conversion asks
 from vlyard.jobs.spec import ArtefactId, Result, Spec
-
-DEFAULT_PROMPT = (
-    "Locate all objects in this image and output the bbox coordinates in JSON format using relative "
-    "coordinates in the range [0, 1000]."
-)
 
 # A file's stem and a key; never a path.
 RESERVED_NAMES = frozenset({"report", "statistics", "dataset_info"})  # the stems of files that lie beside
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-
-# The outputs that hold labels, and no questions and answers.
-LABEL_FORMATS = frozenset({"yolo", "coco", "voc"})
 
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=4_000)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]

@@ -73,9 +73,7 @@ class _Pairing:
     def read_in(self, labels: str) -> frozenset[str]:
         """The label files of that folder which are the first ones of their pictures."""
         pictures = (
-            (folder, name)
-            for folder in self.seen.homes[labels]
-            for name in self.dataset.tree.picture_names(folder)
+            (folder, name) for folder in self.seen.homes[labels] for name in self.dataset.tree.picture_names(folder)
         )
         found = (self.homes.label(folder, name) or self._far(name) for folder, name in pictures)
         return frozenset(label for label in found if label is not None) | self.seen.moved
@@ -170,14 +168,10 @@ class _Home:
     @cached_property
     def _stems(self) -> tuple[set[str], dict[str, str]]:
         """Of `a.txt`, and of those that are written otherwise: `A.TXT`, with their names."""
-        stems: set[str] = set()
-        odd: dict[str, str] = {}
-        for name in self.tree.names(self.folder):
-            if name.endswith(".txt"):
-                stems.add(name[:-4])
-            elif name[-4:].lower() == ".txt":
-                odd[name[:-4]] = name
-        return stems, odd
+        names = self.tree.names(self.folder)
+        stems = {name[:-4] for name in names if name.endswith(".txt")}
+        others = (name for name in names if not name.endswith(".txt")) if len(stems) < len(names) else ()
+        return stems, {name[:-4]: name for name in others if name[-4:].lower() == ".txt"}
 
     def label(self, picture: str) -> str | None:
         """The label file of a picture of that name: `a.txt` for `a.jpg`, or what people also write."""
@@ -276,7 +270,8 @@ def _orphans(pairing: _Pairing) -> Iterator[Stray]:
     lists = {str(source.path) for split in dataset.splits for source in split.sources}
     lists.add(str(dataset.names_file))
     for labels in sorted(seen.homes):
-        beside = {_stem(name) for folder in seen.homes[labels] for name in dataset.tree.picture_names(folder)}
+        pictures = (name for folder in seen.homes[labels] for name in dataset.tree.picture_names(folder))
+        beside = {name[: name.rindex(".")] for name in pictures}
         beside.update({other for stem in beside if not stem.isascii() for other in _spellings(stem)})
         shared = any(near[0].folder != labels for folder in seen.homes[labels] if (near := pairing.homes.near(folder)))
         alone: list[str] = []

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import orjson
 
+from vlyard.formats.options import Options
 from vlyard.formats.record import Question
 from vlyard.formats.writers.samples import LIST, Form
 from vlyard.formats.writers.sharegpt import conversation
 from vlyard.formats.writing import Made
-from vlyard.jobs.conversion import ConversionOptions
 
 _README = """# For Qwen's finetuning code
 
@@ -27,7 +27,7 @@ Then train with `--dataset_use {main}`.
 _ENTRY = 'data_dict["{name}"] = {{"annotation_path": "/path/to/{name}.json", "data_path": "/path/to"}}'
 
 
-def _sample(picture: str, question: Question, _: ConversionOptions) -> bytes:
+def _sample(picture: str, question: Question, _: Options) -> bytes:
     turns = conversation(question.prompt, question.answer)
     return orjson.dumps({"image": picture, "conversations": turns})
 

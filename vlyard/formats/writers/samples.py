@@ -6,9 +6,9 @@ It knows no trainer: what a sample looks like, and what describes the whole, is 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from vlyard.formats.options import Options
 from vlyard.formats.record import Question, Record
 from vlyard.formats.writing import Frame, Made, Piece
-from vlyard.jobs.conversion import ConversionOptions
 
 LIST = Frame(b"[\n", b",\n", b"\n]\n")  # a JSON list with a line for each sample
 LINES = Frame(b"", b"\n", b"\n")  # JSONL
@@ -20,7 +20,7 @@ class Form:
 
     suffix: str  # of the files of samples
     frame: Frame
-    sample: Callable[[str, Question, ConversionOptions], bytes]  # of the picture's name and one question
+    sample: Callable[[str, Question, Options], bytes]  # of the picture's name and one question
     describe: Callable[[Made, Mapping[str, str]], None]  # writes what says how to use them; data sets by split
     empty: bool = True  # whether there are samples without objects
 
@@ -34,7 +34,7 @@ class SampleWriter:
     """
 
     form: Form
-    options: ConversionOptions
+    options: Options
     main: str
     unique_stems: bool = False
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import orjson
 
+from vlyard.formats.options import Options
 from vlyard.formats.record import Question
 from vlyard.formats.writers.samples import LIST, Form
 from vlyard.formats.writing import Made
-from vlyard.jobs.conversion import ConversionOptions
 
 DATASET_INFO = "dataset_info.json"
 _TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -24,7 +24,7 @@ def asked(prompt: str) -> str:
     return f"<image>\n{prompt}"
 
 
-def _by_role(picture: str, question: Question, _: ConversionOptions) -> bytes:
+def _by_role(picture: str, question: Question, _: Options) -> bytes:
     messages = [
         {"role": "user", "content": asked(question.prompt)},
         {"role": "assistant", "content": question.answer},
@@ -37,7 +37,7 @@ def conversation(prompt: str, answer: str) -> list[dict[str, str]]:
     return [{"from": "human", "value": asked(prompt)}, {"from": "gpt", "value": answer}]
 
 
-def _by_from(picture: str, question: Question, _: ConversionOptions) -> bytes:
+def _by_from(picture: str, question: Question, _: Options) -> bytes:
     turns = conversation(question.prompt, question.answer)
     return orjson.dumps({"conversations": turns, "images": [picture]})
 

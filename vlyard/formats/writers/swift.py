@@ -13,11 +13,11 @@ from collections.abc import Mapping
 import orjson
 
 from vlyard.formats.answering import entry_text, mentions, quoted, wrapped
+from vlyard.formats.options import Options
 from vlyard.formats.record import Question
 from vlyard.formats.writers.samples import LINES, Form
 from vlyard.formats.writers.sharegpt import asked
 from vlyard.formats.writing import Made
-from vlyard.jobs.conversion import ConversionOptions
 
 _README = """# For ms-swift
 
@@ -31,7 +31,7 @@ models, with special tokens. Data sets: {names}.
 """
 
 
-def _sample(picture: str, question: Question, options: ConversionOptions) -> bytes:
+def _sample(picture: str, question: Question, options: Options) -> bytes:
     listed = list(mentions(question.targets, options))
     answer = wrapped((entry_text(each, "<bbox>", '"<ref-object>"', options) for each in listed), options)
     objects = {

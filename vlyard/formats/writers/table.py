@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vlyard.formats.classes import Classes
+from vlyard.formats.options import Options
 from vlyard.formats.writers import tutorial
 from vlyard.formats.writers.coco import CocoWriter
 from vlyard.formats.writers.qwen import QWEN
@@ -14,14 +15,13 @@ from vlyard.formats.writers.trl import TRL
 from vlyard.formats.writers.voc import VocWriter
 from vlyard.formats.writers.yolo import YoloWriter
 from vlyard.formats.writing import Writer
-from vlyard.jobs.conversion import ConversionOptions
 
 
 @dataclass(frozen=True)
 class Output:
     """What a writer is made for."""
 
-    options: ConversionOptions
+    options: Options
     classes: Classes  # the output's; without names where the set has none
     splits: Sequence[str]  # all that there can be, in the set's own order
 
@@ -31,7 +31,7 @@ class Output:
         return "train" if "train" in self.splits else self.splits[0]
 
 
-def make_writer(options: ConversionOptions, classes: Classes, splits: Sequence[str]) -> Writer:
+def make_writer(options: Options, classes: Classes, splits: Sequence[str]) -> Writer:
     """The writer for the option `to`."""
     return WRITERS[options.to](Output(options, classes, splits))
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import orjson
 
+from vlyard.formats.options import Options
 from vlyard.formats.record import Question
 from vlyard.formats.writers.samples import LINES, Form
 from vlyard.formats.writing import Made
-from vlyard.jobs.conversion import ConversionOptions
 
 _README = """# For TRL
 
@@ -28,7 +28,7 @@ Then give `data[{main!r}]` to `SFTTrainer`, with `SFTConfig(max_length=None)`, s
 """
 
 
-def _sample(picture: str, question: Question, _: ConversionOptions) -> bytes:
+def _sample(picture: str, question: Question, _: Options) -> bytes:
     messages = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question.prompt}]},
         {"role": "assistant", "content": [{"type": "text", "text": question.answer}]},

@@ -18,12 +18,12 @@ import orjson
 from vlyard.formats import faults
 from vlyard.formats.answering import entry_text, mentions, quoted, wrapped
 from vlyard.formats.classes import Classes
+from vlyard.formats.options import Options, plain
 from vlyard.formats.reading import Refused
 from vlyard.formats.record import Question, Record
 from vlyard.formats.writers.samples import Form, SampleWriter
 from vlyard.formats.writers.sharegpt import conversation, describe_by_from
 from vlyard.formats.writing import Frame, Piece
-from vlyard.jobs.conversion import ConversionOptions
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
@@ -40,15 +40,13 @@ class TutorialWriter(SampleWriter):
         return super().render(record, questions)
 
 
-def form(classes: Classes, options: ConversionOptions) -> Form:
+def form(classes: Classes, options: Options) -> Form:
     """The tutorial's form, for a set with these classes."""
-    sample = partial(_sample, classes.names is not None, options.model_copy(update={"answer": "objects"}))
+    sample = partial(_sample, classes.names is not None, plain(options, answer="objects"))
     return Form(".json", Frame(b"[\n", b",\n", b"\n]"), sample, describe_by_from, empty=False)
 
 
-def _sample(
-    labelled: bool, options: ConversionOptions, picture: str, question: Question, _: ConversionOptions
-) -> bytes:
+def _sample(labelled: bool, options: Options, picture: str, question: Question, _: Options) -> bytes:
     entries = (
         entry_text(each, str(list(each.thousandths)), quoted(each.target.label) if labelled else "", options)
         for each in mentions(question.targets, options)

@@ -1,0 +1,53 @@
+"""A conversion's contact sheet: pictures from the whole set, drawn in a thread while the others are converted."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+from PIL import Image
+
+from vlyard.errors import UnreadablePicture
+from vlyard.formats.drawing import contact_sheet, sheet_cell
+from vlyard.formats.picture import open_picture
+from vlyard.formats.work import Shown
+
+_PICTURES = 12
+
+
+class Sheet:
+    """As a context it ends its thread, also where the sheet was not finished.
+
+    `expected` is about how many pictures the set has: as the conversion goes on, each twelfth of them gives one.
+    """
+
+    def __init__(self, expected: int, max_pixels: int) -> None:
+        self._expected, self._max_pixels = max(expected, 1), max_pixels
+        self._thread = ThreadPoolExecutor(1, "sheet")
+        self._cells: list[Future[Image.Image | None]] = []
+
+    def offer(self, shown: list[Shown], done: int) -> None:
+        """Take from pictures with objects what the sheet lacks, now that so many pictures are done."""
+        due = min(-(-done * _PICTURES // self._expected), _PICTURES) - len(self._cells)
+        self._cells += [self._thread.submit(self._cell, each) for each in shown[: max(due, 0)]]
+
+    def save(self, path: Path) -> Future[None]:
+        """Write the sheet as PNG. It may be waited for."""
+        return self._thread.submit(self._save, path)
+
+    def _save(self, path: Path) -> None:
+        cells = [cell for drawn in self._cells if (cell := drawn.result()) is not None]
+        contact_sheet(cells or [Image.new("RGB", (1, 1))]).save(path, compress_level=1)
+
+    def _cell(self, shown: Shown) -> Image.Image | None:
+        try:
+            return sheet_cell(open_picture(Path(shown.path), max_pixels=self._max_pixels), shown.boxes)
+        except UnreadablePicture:  # nobody was asked to look at its pixels: the sheet does without it
+            return None
+
+    def __enter__(self) -> "Sheet":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
