@@ -4,11 +4,11 @@ import io
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tests.language.yolo_sets import picture
 from vlyard.errors import UnreadablePicture
-from vlyard.formats.picture import open_picture, picture_size, read_picture, write_upright
+from vlyard.formats.picture import open_picture, picture_size, preview, read_picture, write_upright
 
 
 def _saved(image: Image.Image, file_format: str, **how: object) -> bytes:
@@ -40,6 +40,24 @@ def test_each_exif_orientation_is_shown_upright(
     assert isinstance(pixel, tuple)
     assert pixel[0] > 200
     assert pixel[1] < 60
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_a_preview_is_the_same_picture_and_smaller_where_that_is_quicker(orientation: int, file_format: str) -> None:
+    file = picture((400, 300), turned=orientation, file_format=file_format)
+    whole = open_picture(file)
+
+    shown = preview(file, 100)
+
+    size = (whole.width // 4, whole.height // 4)
+    assert shown.size == (size if file_format == "JPEG" else whole.size)
+    differences = ImageChops.difference(shown.resize(size), whole.resize(size)).convert("L")
+    assert sum(value > 40 for value in differences.tobytes()) < 0.03 * size[0] * size[1]  # but at the colours' edge
+
+
+def test_a_preview_of_what_is_small_is_the_picture() -> None:
+    assert preview(picture((40, 30)), 100) == open_picture(picture((40, 30)))
 
 
 def test_an_orientation_behind_the_pixels_of_a_png_counts() -> None:

@@ -12,7 +12,7 @@ from vlyard.jobs.inference import ElementFound, Found, LineFound, PointFound
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]  # x and y in 0..1000 of the displayed picture
-_CELL = 320  # the side of one picture on a contact sheet, in pixels
+CELL = 320  # the side of one picture on a contact sheet, in pixels
 _GAP = 8
 _BACKGROUND = (32, 32, 32)
 
@@ -69,12 +69,12 @@ def _draw_dot(pen: ImageDraw.ImageDraw, centre: tuple[float, float], colour: Col
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
 
 
-def sheet_cell(picture: Image.Image, boxes: Sequence[tuple[Box, str]], cell: int = _CELL) -> Image.Image:
+def sheet_cell(picture: Image.Image, boxes: Sequence[tuple[Box, str]], cell: int = CELL) -> Image.Image:
     """A picture with its boxes as a contact sheet has it: its longer side is `cell` pixels."""
     return draw_boxes(_fitted(picture, cell), boxes)
 
 
-def contact_sheet(cells: Sequence[Image.Image], *, columns: int = 4, cell: int = _CELL) -> Image.Image:
+def contact_sheet(cells: Sequence[Image.Image], *, columns: int = 4, cell: int = CELL) -> Image.Image:
     """All cells on one sheet, row by row, each in a square of `cell` pixels.
 
     Raises `ValueError` where there is none.

@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,19 @@ def read_picture(source: Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, 
 def open_picture(source: Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "") -> Image.Image:
     """The picture as displayed: upright RGB, shape (height, width, 3), 8 bits a channel. Raises as `read_picture`."""
     return read_picture(source, max_pixels=max_pixels, name=name).image
+
+
+def preview(source: Path | bytes, side: int, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "") -> Image.Image:
+    """The picture as displayed, to be looked at: where it can be had sooner, with a longer side of `side` or more.
+
+    Upright RGB, like `open_picture`, and raises as it does. A JPEG is decoded at a half, a quarter or an eighth.
+    """
+    with opened(source, max_pixels, name) as picture:
+        scale = side / max(picture.size)
+        if scale < 1:
+            picture.draft(None, (ceil(picture.width * scale), ceil(picture.height * scale)))
+        turn, displayed = orientation(picture), _as_rgb(picture)
+        return displayed.transpose(_AS_DISPLAYED[turn]) if turn in _AS_DISPLAYED else displayed
 
 
 def picture_size(source: Path | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "") -> tuple[int, int]:

@@ -7,8 +7,8 @@ from types import TracebackType
 from PIL import Image
 
 from vlyard.errors import UnreadablePicture
-from vlyard.formats.drawing import contact_sheet, sheet_cell
-from vlyard.formats.picture import open_picture
+from vlyard.formats.drawing import CELL, contact_sheet, sheet_cell
+from vlyard.formats.picture import preview
 from vlyard.formats.work import Shown
 
 _PICTURES = 12
@@ -40,9 +40,10 @@ class Sheet:
 
     def _cell(self, shown: Shown) -> Image.Image | None:
         try:
-            return sheet_cell(open_picture(Path(shown.path), max_pixels=self._max_pixels), shown.boxes)
+            picture = preview(Path(shown.path), CELL, max_pixels=self._max_pixels)
         except UnreadablePicture:  # nobody was asked to look at its pixels: the sheet does without it
             return None
+        return sheet_cell(picture, shown.boxes)
 
     def __enter__(self) -> "Sheet":
         return self
