@@ -6,18 +6,18 @@ goes, and which requests go wrong and how; afterwards it knows every request tha
 
 import hashlib
 import json
-import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID, uuid4
 
+from tests.loopback import listening
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.state import State
 from vlyard.jobs.view import Accepted, Artefact, Batch, Job, NewArtefact, Page, Submission, Upload
@@ -221,9 +221,6 @@ def serving(api: SmallApi) -> Iterator[SmallApi]:
         def do_DELETE(self) -> None:
             self._handle()
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Says nothing: the tests read `asked`."""
-
         def _handle(self) -> None:
             url = urlsplit(self.path)
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -239,16 +236,8 @@ def serving(api: SmallApi) -> Iterator[SmallApi]:
             self.wfile.write(reply.body[: fault.cut_after])
             self.close_connection = fault.cut_after is not None
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    api.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with listening(Handler) as api.url:
         yield api
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def _next_fault(api: SmallApi, asked: Asked) -> Fault:

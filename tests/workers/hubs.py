@@ -6,9 +6,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.loopback import listening
 
 COMMIT = "c0ffee00" * 5
 REPOSITORY = "Acme/Tiny-VL"
@@ -122,18 +124,9 @@ class _Answers(BaseHTTPRequestHandler):
         self.wfile.write(content[:cut] if cut else content)
         self.close_connection = True
 
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
-
 
 @contextmanager
 def serving(stand_in: StandIn) -> Iterator[StandIn]:
     """The stand-in, reachable at its `url` for as long as the block lasts."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (_Answers,), {"hub": stand_in}))
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    stand_in.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with listening(_Answers, hub=stand_in) as stand_in.url:
         yield stand_in
-    finally:
-        server.shutdown()
-        server.server_close()

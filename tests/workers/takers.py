@@ -9,14 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import yaml
 
+from tests.loopback import listening
+from tests.workers.hubs import COMMIT
+
 TOKEN = "hf_thisIsTheSecret0123456789"
 REPOSITORY = "vision/street"
-COMMIT = "c0ffee00" * 5
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")  # a model that a card may stand on
 
 
@@ -183,19 +185,12 @@ class _Answers(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
-
 
 @contextmanager
 def serving(taker: Taker) -> Iterator[Taker]:
     """The stand-in, reachable at its `url` for as long as the block lasts."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (_Answers,), {"taker": taker}))
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    taker.url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield taker
-    finally:
-        taker.go_on.set()
-        server.shutdown()
-        server.server_close()
+    with listening(_Answers, taker=taker) as taker.url:
+        try:
+            yield taker
+        finally:
+            taker.go_on.set()

@@ -41,11 +41,6 @@ READER: Any = AutoModelForImageTextToText
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
-
-
-@pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     (tmp_path / "exports").mkdir()
     return Settings(export_dir=tmp_path / "exports", cache_dir=tmp_path / "cache", models_dir=tmp_path / "models")

@@ -8,7 +8,8 @@ import pytest
 from pydantic import SecretStr
 
 from control.settings import Settings
-from tests.workers.takers import COMMIT, REPOSITORY, TAKERS, TOKEN, ModelScope, Taker, serving
+from tests.workers.hubs import COMMIT
+from tests.workers.takers import REPOSITORY, TAKERS, TOKEN, ModelScope, Taker, serving
 from vlyard.errors import Cancelled, InvalidInput, Unavailable, VLyardError
 from workers.hub_pushing import HubName, push, require_hub
 

@@ -29,11 +29,6 @@ INDEX = "model.safetensors.index.json"
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
-
-
-@pytest.fixture
 def mine(desk: Desk) -> Path:
     """A sound checkpoint in the operator's directory of models."""
     return Path(shutil.copytree(DEMO_FOLDER, desk.folder / "models" / "mine"))

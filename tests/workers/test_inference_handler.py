@@ -1,5 +1,5 @@
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -26,13 +26,6 @@ from workers.qwen.manifest import Manifest, write_manifest
 torch.set_num_threads(1)
 
 Case = tuple[InferenceResult, list[bytes]]  # with the drawings
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    own = Desk(tmp_path)
-    yield own
-    own.models.warm.unload()
 
 
 def png(picture: Image.Image, **how: object) -> bytes:

@@ -1,7 +1,6 @@
 """Models and pictures that a worker can hardly hold: vast ones, too many, models that take long, a GPU that is lost."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,6 @@ from workers.qwen.warm import Source
 from workers.sight import PixelRoom
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    own = Desk(tmp_path)
-    yield own
-    own.models.warm.unload()
 
 
 @pytest.fixture(scope="module")

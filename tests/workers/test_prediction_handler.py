@@ -1,6 +1,5 @@
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,13 +18,6 @@ from vlyard.jobs.prediction import PredictionResult, PredictionSpec
 from workers.prediction import gather, predict, run
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    own = Desk(tmp_path)
-    yield own
-    own.models.warm.unload()
 
 
 @pytest.fixture

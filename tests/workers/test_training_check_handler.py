@@ -26,11 +26,6 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
-
-
-@pytest.fixture
 def converted(tmp_path: Path) -> Path:
     """A converted dataset of eight pictures, six of them to train on."""
     draw_dataset(tmp_path / "shapes", count=8, seed=9)

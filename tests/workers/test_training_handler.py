@@ -26,11 +26,6 @@ from workers.training import train
 torch.set_num_threads(1)
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
-
-
 def settings(desk: Desk) -> Settings:
     return Settings(models_dir=desk.folder / "models", cache_dir=desk.folder / "cache")
 

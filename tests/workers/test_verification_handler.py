@@ -32,11 +32,6 @@ READER: Any = AutoModelForImageTextToText
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
-
-
-@pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(cache_dir=tmp_path / "cache", models_dir=tmp_path / "models")
 

@@ -21,22 +21,28 @@ from workers.qwen.verifying.files import AGAIN
 _TYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16}  # as both say it
 _WORDS_OUT = "output.weight"
 _PATCHES = "model.visual.patch_embed.proj.weight"  # (out, in, 2, 16, 16): a file has each of the two moments apart
+_IN_A_LAYER = (  # of the language model; its number is \1
+    (r"input_layernorm", "attn_norm"),
+    (r"post_attention_layernorm", "ffn_norm"),
+    (r"self_attn\.([qkv])_proj", r"attn_\2"),
+    (r"self_attn\.o_proj", "attn_output"),
+    (r"self_attn\.([qk])_norm", r"attn_\2_norm"),
+    (r"mlp\.(gate|up|down)_proj", r"ffn_\2"),
+)
+_IN_A_BLOCK = (  # of what sees; its number is \1
+    (r"norm([12])", r"ln\2"),
+    (r"attn\.qkv", "attn_qkv"),
+    (r"attn\.proj", "attn_out"),
+    (r"mlp\.linear_fc1", "ffn_up"),
+    (r"mlp\.linear_fc2", "ffn_down"),
+)
 # What a tensor's name becomes, without `.weight` or `.bias`; the first that fits counts.
 _NAMES = (
     (r"model\.language_model\.embed_tokens", "token_embd"),
     (r"model\.language_model\.norm", "output_norm"),
     (r"lm_head", "output"),
-    (r"model\.language_model\.layers\.(\d+)\.input_layernorm", r"blk.\1.attn_norm"),
-    (r"model\.language_model\.layers\.(\d+)\.post_attention_layernorm", r"blk.\1.ffn_norm"),
-    (r"model\.language_model\.layers\.(\d+)\.self_attn\.([qkv])_proj", r"blk.\1.attn_\2"),
-    (r"model\.language_model\.layers\.(\d+)\.self_attn\.o_proj", r"blk.\1.attn_output"),
-    (r"model\.language_model\.layers\.(\d+)\.self_attn\.([qk])_norm", r"blk.\1.attn_\2_norm"),
-    (r"model\.language_model\.layers\.(\d+)\.mlp\.(gate|up|down)_proj", r"blk.\1.ffn_\2"),
-    (r"model\.visual\.blocks\.(\d+)\.norm([12])", r"v.blk.\1.ln\2"),
-    (r"model\.visual\.blocks\.(\d+)\.attn\.qkv", r"v.blk.\1.attn_qkv"),
-    (r"model\.visual\.blocks\.(\d+)\.attn\.proj", r"v.blk.\1.attn_out"),
-    (r"model\.visual\.blocks\.(\d+)\.mlp\.linear_fc1", r"v.blk.\1.ffn_up"),
-    (r"model\.visual\.blocks\.(\d+)\.mlp\.linear_fc2", r"v.blk.\1.ffn_down"),
+    *((rf"model\.language_model\.layers\.(\d+)\.{ours}", rf"blk.\1.{theirs}") for ours, theirs in _IN_A_LAYER),
+    *((rf"model\.visual\.blocks\.(\d+)\.{ours}", rf"v.blk.\1.{theirs}") for ours, theirs in _IN_A_BLOCK),
     (r"model\.visual\.deepstack_merger_list\.(\d+)\.(?:linear_)?(fc1|fc2|norm)", r"v.deepstack.\1.\2"),
     (r"model\.visual\.merger\.linear_fc1", "mm.0"),
     (r"model\.visual\.merger\.linear_fc2", "mm.2"),
