@@ -23,22 +23,24 @@ from vlyard.models import named_in
 class Inputs:
     """What the jobs of a message read."""
 
+    specs: Mapping[UUID, Spec]  # by job; without what is no specification of its kind
     files: Mapping[tuple[UUID, UUID], Stored]  # by the team that reads and the artefact; without those that are gone
     models: Mapping[UUID, Sequence[Known]]  # by team
 
 
 def inputs_of(session: Session, company: Sequence[Claimed]) -> Inputs:
     """What the claimed jobs of a message read, in one statement a team, and one more where they name models."""
-    specs = [(claimed.team, spec) for claimed in company if (spec := _spec_of(claimed))]
-    models = registry.families(session, specs)
+    specs = {claimed.job: spec for claimed in company if (spec := _spec_of(claimed))}
+    read = [(claimed.team, specs[claimed.job]) for claimed in company if claimed.job in specs]
+    models = registry.families(session, read)
     wanted: dict[UUID, set[UUID]] = {}
-    for team, spec in specs:
+    for team, spec in read:
         wanted.setdefault(team, set()).update(spec.inputs())
     for team, versions in models.items():
         belonging = (id for each in versions for id in (*_artefacts_of(each), each.dataset) if id is not None)
         wanted.setdefault(team, set()).update(belonging)
     found = [(team, row) for team, ids in wanted.items() if ids for row in artefacts.readable(session, team, ids)]
-    return Inputs({(team, row.id): stored(row) for team, row in found}, models)
+    return Inputs(specs, {(team, row.id): stored(row) for team, row in found}, models)
 
 
 def checked_inputs(claimed: Claimed, spec: Spec, found: Inputs) -> Sequence[Stored]:
@@ -75,7 +77,8 @@ def names_of(claimed: Claimed, spec: Spec, found: Inputs) -> Mapping[str, UUID]:
 
 
 def _family_of(claimed: Claimed, spec: Spec, found: Inputs) -> Sequence[Known]:
-    return registry.family_of(spec, found.models.get(claimed.team, ()))
+    there = found.models.get(claimed.team)
+    return registry.family_of(spec, there) if there else ()
 
 
 def _artefacts_of(version: Known) -> Sequence[UUID]:

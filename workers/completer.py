@@ -71,7 +71,8 @@ class Completer:
         with self._lock:
             self._handed.append(_Handed(ending, hold, recorded))
             self._more = more
-            self._lock.notify()
+            if len(self._handed) == 1 or not more:  # who is woken by each would take turns with the handlers
+                self._lock.notify()
 
     def _run(self) -> None:
         while batch := self._next():
@@ -79,6 +80,7 @@ class Completer:
             self._ended()
             for each in batch:
                 each.recorded(states.get(each.ending.pair))
+            _log(batch, states)
 
     def _next(self) -> Sequence[_Handed]:
         with self._lock:
@@ -119,6 +121,18 @@ class Completer:
                 time.sleep(_PAUSE_SECONDS)
             batch = [each for each in batch if not _is_lost(each)]
         return {}
+
+
+def _log(batch: Sequence[_Handed], states: Mapping[Pair, State]) -> None:
+    """Write one line for all that ended alike: a line for each costs a short job as much as its handler."""
+    alike: dict[tuple[Outcome, State | None], list[str]] = {}
+    for ending in (each.ending for each in batch):
+        alike.setdefault((ending.outcome, states.get(ending.pair)), []).append("{}:{}".format(*ending.pair))
+    for (outcome, state), attempts in alike.items():
+        if state is None:
+            log.warning("attempts given up", attempts=attempts, reason="they are not its own")
+        else:
+            log.info("attempts ended", attempts=attempts, outcome=outcome, state=state)
 
 
 def _last_words(hold: Hold) -> Sequence[Piece]:

@@ -5,6 +5,7 @@ A context knows no database and no queue.
 """
 
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -53,12 +54,19 @@ class Context:
     stopping: Callable[[], bool] = lambda: False  # whether to end soon, after a last checkpoint, by `WorkerStopping`
     published: list[Stored] = field(default_factory=list)
     rescued: list[Stored] = field(default_factory=list)  # what stays where the attempt fails
+    _has_folder: bool = False
 
     @property
     def folder(self) -> Path:
         """The attempt's scratch folder, made when it is first asked for: many jobs never need one."""
+        self._has_folder = True
         self.scratch.mkdir(mode=0o700, exist_ok=True)
         return self.scratch
+
+    def clear(self) -> None:
+        """Remove the scratch folder, where there is one. Where none was made, the disk is not even asked."""
+        if self._has_folder and self.scratch.exists():
+            shutil.rmtree(self.scratch)
 
     def input(self, artefact: UUID) -> Path:
         """Download an input artefact of the job; returns the local file, or a tree's folder, which carries its name."""

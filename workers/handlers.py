@@ -1,6 +1,7 @@
 """From the text in the kinds table to the function that it names."""
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 
 from vlyard.jobs.kinds import Kind
@@ -12,6 +13,11 @@ Handler = Callable[[Spec, Context], Result]
 
 def load_handler(kind: Kind) -> Handler:
     """The kind's handler; imports its module, with whatever that needs."""
-    module, _, function = kind.handler.partition(":")
+    return _named(kind.handler)
+
+
+@cache
+def _named(text: str) -> Handler:
+    module, _, function = text.partition(":")
     handler: Handler = getattr(import_module(module), function)
     return handler

@@ -16,9 +16,10 @@ from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import structlog
+from uuid_utils.compat import uuid7
 
 from control import lifecycle
 from control.artefacts import ArtefactStore
@@ -162,7 +163,7 @@ class Runner:
         if ending is None:
             self.keeper.give_up(hold)
         else:
-            self.completer.hand_over(ending, hold, partial(self._recorded, hold, ending), more=follows)
+            self.completer.hand_over(ending, hold, partial(self._recorded, hold), more=follows)
         return ending
 
     def _run_one(self, job: Claimed, hold: Hold, found: _Found) -> Ending | None:
@@ -171,20 +172,18 @@ class Runner:
         log = hold.log = AttemptLog(hold.pair, self.secrets)
         hold.start(kind.time_limit.total_seconds(), job.max_runtime_seconds or math.inf)
         try:
-            ending = replace(self._attempt(kind, job, hold, log, found), spent=time.monotonic() - hold.began_at)
-            return replace(ending, log=self._publish_log(job, log))
+            ending = self._attempt(kind, job, hold, log, found)
+            spent = time.monotonic() - hold.began_at
+            return replace(ending, spent=spent, log=self._publish_log(job, log))
         except StaleAttempt as error:
             logger.warning("attempt given up", job=str(job.job), attempt=job.attempt, reason=str(error))
             return None
 
-    def _recorded(self, hold: Hold, ending: Ending, state: State | None) -> None:
-        told = {"job": str(hold.pair[0]), "attempt": hold.pair[1]}
+    def _recorded(self, hold: Hold, state: State | None) -> None:
         if state is None:
             self.keeper.give_up(hold)
-            logger.warning("attempt given up", **told, reason="it is not its own")
         else:
             self.keeper.release(hold)
-            logger.info("attempt ended", **told, outcome=ending.outcome, state=state)
 
     def _attempt(self, kind: Kind, claimed: Claimed, hold: Hold, log: AttemptLog, found: _Found) -> Ending:
         """Run the handler, whatever it does; only a lost lease is raised."""
@@ -209,7 +208,7 @@ class Runner:
     def _handle(
         self, kind: Kind, claimed: Claimed, hold: Hold, log: AttemptLog, found: _Found
     ) -> tuple[dict[str, Any], Sequence[Stored]]:
-        spec = kind.spec.model_validate(claimed.spec)
+        spec = found.inputs.specs.get(claimed.job) or kind.spec.model_validate(claimed.spec)  # or why it is none
         left = found.left.get(claimed.job, Resumption())
         given: dict[str, Any] = {
             "job": claimed.job,
@@ -221,9 +220,8 @@ class Runner:
         }
         inputs = checked_inputs(claimed, spec, found.inputs)
         keep = partial(self._checkpoints.keep, hold)
-        with self._scratch() as folder:
-            if kind.isolation is Isolation.PROCESS:
-                folder.mkdir(mode=0o700)
+        if kind.isolation is Isolation.PROCESS:
+            with self._scratch() as folder:
                 assignment = Assignment(
                     kind=kind.name, spec=dict(claimed.spec), folder=folder, inputs=list(inputs), **given
                 )
@@ -232,21 +230,24 @@ class Runner:
                 grace, leaving = self.settings.stop_grace_seconds, self.settings.shutdown_grace_seconds
                 report = run_isolated(assignment, hold, grace, log, kept=keep, leaving_seconds=leaving)
                 return dict(report.result or {}), report.published
-            context = Context(
-                scratch=folder,
-                inputs={file.id: file for file in inputs},
-                store=self.store,
-                tell=hold.tell,
-                say=log.write,
-                check=hold.check,
-                record=hold.note,
-                leave=hold.leave,
-                preparing=hold.preparing,
-                hand_over=keep,
-                **given,
-            )
+        context = Context(
+            scratch=self._new_place(),
+            inputs={file.id: file for file in inputs},
+            store=self.store,
+            tell=hold.tell,
+            say=log.write,
+            check=hold.check,
+            record=hold.note,
+            leave=hold.leave,
+            preparing=hold.preparing,
+            hand_over=keep,
+            **given,
+        )
+        try:
             result = load_handler(kind)(spec, context)
-            return result.model_dump(mode="json"), context.published
+        finally:
+            context.clear()
+        return result.model_dump(mode="json"), context.published
 
     def _publish_log(self, job: Claimed, log: AttemptLog) -> Mapping[str, Any] | None:
         """Store what the attempt said as a file; where that fails it is still in the database."""
@@ -254,7 +255,6 @@ class Runner:
             return None
         try:
             with self._scratch() as folder:
-                folder.mkdir(mode=0o700)
                 file = log.publish(self.store, folder, _prefix(job))
         except (VLyardError, OSError) as error:
             logger.warning("log not stored", job=str(job.job), attempt=job.attempt, reason=str(error))
@@ -265,13 +265,17 @@ class Runner:
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
-        """Where a folder may be made; whatever is there afterwards is removed."""
-        folder = self._room / f"vlyard-{uuid4().hex}"
+        """A folder that is removed afterwards."""
+        folder = self._new_place()
+        folder.mkdir(mode=0o700)
         try:
             yield folder
         finally:
             if folder.exists():
                 shutil.rmtree(folder)
+
+    def _new_place(self) -> Path:
+        return Path(f"{self._room}/vlyard-{uuid7().hex}")
 
     @cached_property
     def _checkpoints(self) -> CheckpointRows:

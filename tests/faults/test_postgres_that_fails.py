@@ -68,7 +68,7 @@ def test_a_worker_gives_up_what_it_cannot_renew_and_its_successors_result_stands
     with away(own_servers):
         # then the worker stops by itself, while it is away
         eventually(lambda: "attempt given up" in breakable.log("worker"), what="the giving up")
-        assert "attempt ended" not in breakable.log("worker")
+        assert "attempts ended" not in breakable.log("worker")
     # and when PostgreSQL is back, the attempt counts as lost, and the next one's result stands
     row = breakable.ended(job)
     assert (row.state, row.attempt) == (State.SUCCEEDED, 2)

@@ -84,3 +84,14 @@ def test_a_checkpoint_is_handed_over_once_it_is_in_the_store_also_by_who_is_to_s
     assert (checkpoint.step, checkpoint.latest, checkpoint.tree.kind) == (7, 3, ArtefactKind.TREE)
     assert checkpoint.tree.key == "prefix/checkpoint-7/manifest.json"
     vlyard_store.fetch(checkpoint.tree, tmp_path / "manifest")
+
+
+def test_what_an_attempt_left_in_its_scratch_folder_goes_with_it(tmp_path: Path) -> None:
+    # given an attempt that needed a folder, and one that needed none
+    needy, frugal = context(tmp_path / "needy", []), context(tmp_path / "frugal", [])
+    (needy.folder / "left").write_text("over")
+    # when they are over
+    needy.clear()
+    frugal.clear()
+    # then nothing is left of either
+    assert list(tmp_path.iterdir()) == []
