@@ -131,7 +131,7 @@ def _with_bases(session: Session, team: UUID, names: set[ModelVersion], weights:
 
 def _weights(spec: Spec) -> Sequence[UUID]:
     """The artefacts of a specification among which models are."""
-    return spec.trees() if hasattr(spec, "model") else ()
+    return spec.trees() if "model" in vars(spec) else ()
 
 
 # --- making ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ repeats another one takes them over. Pure.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from vlyard.errors import Complaint
@@ -11,6 +12,7 @@ from vlyard.jobs.spec import Spec
 _SET_BY_US = "Set by VLyard"  # begins the description of such a field
 
 
+@cache
 def fields_set_by_us(spec: type[Spec]) -> tuple[str, ...]:
     """The fields that VLyard sets, and no user does."""
     fields = spec.model_fields.items()
