@@ -2,12 +2,15 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, func
+from sqlalchemy import ColumnElement, func, literal_column
+
+# Years to minutes, as text: each value that travels costs both sides.
+_NOTHING: tuple[ColumnElement[Any], ...] = (literal_column("0"),) * 6
 
 
 def seconds(count: float | ColumnElement[float]) -> ColumnElement[Any]:
     """An interval of so many seconds."""
-    return func.make_interval(0, 0, 0, 0, 0, 0, count)
+    return func.make_interval(*_NOTHING, count)
 
 
 def from_now(count: float) -> ColumnElement[Any]:

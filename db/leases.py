@@ -100,7 +100,7 @@ def claim(session: Session, worker: UUID, pairs: Sequence[Pair], lease_seconds: 
     A worker that is draining gets none.
     """
     given = {"rows": _pairs(pairs), "by_worker": worker, "lease": lease_seconds}
-    rows = session.connection().execute(_CLAIM, given)
+    rows = session.connection().execute(_CLAIM, given).all()
     return [Claimed(row.id, row.attempt, row.team_id, row.kind, row.spec, row.max_runtime_seconds) for row in rows]
 
 
@@ -141,9 +141,8 @@ def _tell(session: Session, worker: UUID, pair: Pair, type: str, data: Mapping[s
 
 def lock_held(session: Session, worker: UUID, pairs: Sequence[Pair]) -> Sequence[Held]:
     """Those of these attempts that the worker still holds, locked."""
-    return [
-        Held(*row) for row in session.connection().execute(_LOCK_HELD, {"rows": _pairs(pairs), "by_worker": worker})
-    ]
+    given = {"rows": _pairs(pairs), "by_worker": worker}
+    return [Held(*row) for row in session.connection().execute(_LOCK_HELD, given).all()]
 
 
 def end_attempts(session: Session, closings: Sequence[Closing]) -> None:

@@ -90,7 +90,7 @@ def waiting(
     As (job, team, kind, priority, created, model, alone).
     """
     rows = to_rows({"kind": kind, "most": most} for kind, most in limits.items())
-    return [tuple(row) for row in session.connection().execute(_WAITING, {"in_pool": pool, "rows": rows})]
+    return [tuple(row) for row in session.connection().execute(_WAITING, {"in_pool": pool, "rows": rows}).all()]
 
 
 def dispatch(session: Session, bundles: Iterable[Sequence[UUID]]) -> Sequence[Doorbell]:
