@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from vlyard.formats.picture import SUFFIXES
 
 _DESCRIBING = (".yaml", ".yml", ".data", ".labels", ".names")
-_NAMES = frozenset({"classes.txt"})  # beside thousands of labels that end like it
+_IN_MASSES = frozenset({".txt", ".jpg", "jpeg", ".png"})  # what nearly all names end like
+_NAMES = ("classes.txt",)  # beside thousands of labels that end like it
 _LEFTOVERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
 # Pictures and their labels are listed several times while a set is recognised and read, and what a folder holds stays
 # the same meanwhile: so many names are remembered, or those of two folders.
@@ -25,10 +26,6 @@ def is_picture(path: Path | str) -> bool:
     """Whether the name says so."""
     name = str(path)
     return name[name.rfind(".") :].lower() in SUFFIXES  # names come by the million, and are no Paths
-
-
-def _describes(name: str) -> bool:
-    return name in _NAMES or (name[-4:] != ".txt" and name.lower().endswith(_DESCRIBING))
 
 
 def storable(text: str) -> str:
@@ -94,11 +91,13 @@ class Tree:
     def _listed(self, folder: str) -> _Listing:
         known = self._lately.get(folder)
         if known is None:
+            files: list[str] = []
+            inner: list[str] = []
             with os.scandir(folder) as entries:  # names alone: a Path for each of a million files is half a gigabyte
-                found = [(entry.name, entry.is_dir()) for entry in entries]
-            files = [name for name, is_folder in found if not is_folder and name[0] != "."]
-            inner = [name for name, is_folder in found if is_folder and name[0] != "." and name not in _LEFTOVERS]
-            del found
+                for entry in entries:
+                    if (name := entry.name)[0] != ".":
+                        (inner if entry.is_dir() else files).append(name)
+            inner = [name for name in inner if name not in _LEFTOVERS]
             files.sort()
             inner.sort()
             known = self._lately[folder] = _Listing(files, inner)
@@ -137,7 +136,10 @@ class Tree:
         count, describing = 0, []
         for place, names in self.folders():
             count += len(self.picture_names(place))
-            describing += [Path(place, name) for name in names if _describes(name)]
+            unlike = [name for name in names if name[-4:] not in _IN_MASSES]
+            found = [name for name in unlike if name.lower().endswith(_DESCRIBING)]
+            found += [name for name in _NAMES if name in names]
+            describing += [Path(place, name) for name in sorted(found)]
         return count, describing
 
     def pictures(self, folder: Path | None = None) -> Iterator[Path]:
