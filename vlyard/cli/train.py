@@ -58,7 +58,7 @@ _OWN = tuple(inspect.signature(_train).parameters.values())
 
 def train(**values: Any) -> None:
     """Upload, convert, check, train and evaluate; print the score, and how to ask the model."""
-    path = located(values["data"], "DATA")
+    path = located(values["data"], "DATA", fix="name a folder or an archive of labelled pictures")
     splits = _splits(path)
     converted = splits is not None
     # Refused before anything is uploaded, where it is wrong.

@@ -171,7 +171,8 @@ def _members(archive: Path, limits: Limits) -> Iterator[_Member]:
             return _tar_members(cast(IO[bytes], opened(archive)))
     if magic[257:262] == b"ustar":
         return _tar_members(archive.open("rb"))
-    raise _refused(archive.name, "it is neither a zip nor a tar (gz, bz2, xz)", "send one of these")
+    what = "it is neither a zip nor a tar (gz, bz2, xz)"
+    raise _refused(archive.name, what, "send one of these", "This is no archive.")
 
 
 _COMPRESSED: Mapping[bytes, Callable[[Path], object]] = {
@@ -261,6 +262,6 @@ def _too_many(name: str, limits: Limits) -> RefusedArchive:
     return _refused(name, f"the archive has more than {limits.members} members", "split the data set")
 
 
-def _refused(name: str, what: str, fix: str) -> RefusedArchive:
+def _refused(name: str, what: str, fix: str, message: str = "") -> RefusedArchive:
     shown = name.encode("utf-8", "replace").decode()
-    return RefusedArchive(complaints=[Complaint(shown if len(shown) <= 200 else f"{shown[:199]}…", what, fix)])
+    return RefusedArchive(message, [Complaint(shown if len(shown) <= 200 else f"{shown[:199]}…", what, fix)])
