@@ -30,7 +30,8 @@ class Seen:
     attempts: Mapping[UUID, list[Row]]  # of each job, in their order; so are the events
     events: Mapping[UUID, list[Row]]
     made: Mapping[UUID, list[Row]]
-    needs: Mapping[UUID, UUID]  # the job that another one waits for, or waited for
+    needs: Mapping[UUID, frozenset[UUID]]  # the jobs that another one waits for, or waited for
+    shares: Mapping[UUID, list[UUID]]  # of each job that is done in shares, in their order
 
     def of(self, job: UUID) -> tuple[Any, ...]:
         """All there is about one job."""
@@ -41,11 +42,25 @@ class Seen:
         return [job for job, row in self.jobs.items() if row["state"] not in TERMINAL]
 
     def concerned(self, jobs: Collection[UUID]) -> set[UUID]:
-        """These jobs and all that wait for them, directly or through others."""
+        """These jobs and all that wait for them, or work for them, directly or through others."""
         found = set(jobs)
-        while more := {job for job, needed in self.needs.items() if needed in found} - found:
+        while more := self._next_to(found) - found:
             found |= more
         return found
+
+    def _next_to(self, jobs: set[UUID]) -> set[UUID]:
+        waiting = {job for job, needed in self.needs.items() if needed & jobs}
+        return waiting.union(*(self.shares.get(job, ()) for job in jobs))
+
+    def is_in_vain(self, job: UUID) -> bool:
+        """Whether it is a share of a job that ended without success."""
+        whole = self.jobs[job]["part_of"]
+        return whole is not None and self.jobs[whole]["state"] in {State.FAILED, State.CANCELLED}
+
+    def is_stopped(self, job: UUID) -> bool:
+        """Whether it has ended, or its worker is told to stop."""
+        row = self.jobs[job]
+        return row["state"] in TERMINAL or (row["state"] is State.RUNNING and row["cancel_requested_at"] is not None)
 
     def is_current(self, pair: Pair, state: State) -> bool:
         """Whether this attempt is the job's newest, and the job is in that state."""
@@ -56,14 +71,21 @@ class Seen:
 def look(session: Session) -> Seen:
     """What is there now; uploads, which no job made, apart."""
     jobs = {row["id"]: dict(row) for row in session.execute(select(Job.__table__).order_by(Job.id)).mappings()}
-    needs = session.execute(select(JobDependency.job_id, JobDependency.needs_id)).all()
+    needs: dict[UUID, set[UUID]] = defaultdict(set)
+    for job, needed in session.execute(select(JobDependency.job_id, JobDependency.needs_id)):
+        needs[job].add(needed)
+    shares: dict[UUID, list[UUID]] = defaultdict(list)
+    for job, row in sorted(jobs.items(), key=lambda each: each[1]["spec"].get("shard") or 0):
+        if row["part_of"] is not None:
+            shares[row["part_of"]].append(job)
     return Seen(
         session.scalars(select(func.now())).one(),
         jobs,
         _by_job(session, Attempt.__table__, "number"),
         _by_job(session, JobEvent.__table__, "seq"),
         _by_job(session, Artefact.__table__, "id"),
-        {row.job_id: row.needs_id for row in needs},
+        {job: frozenset(needed) for job, needed in needs.items()},
+        shares,
     )
 
 
@@ -82,7 +104,9 @@ def every_job_has_a_deadline_that_somebody_enforces(now: Seen, lease_seconds: fl
     for job, row in now.jobs.items():
         match row["state"]:
             case State.BLOCKED:
-                assert now.jobs[now.needs[job]]["state"] not in TERMINAL, "it waits for what will never come"
+                needed = {now.jobs[each]["state"] for each in now.needs[job]}
+                assert not needed & {State.FAILED, State.CANCELLED}, "it waits for what will never come"
+                assert needed != {State.SUCCEEDED}, "it waits for what has come"
             case State.QUEUED:
                 assert row["available_at"] <= now.at or row["rung_at"] is not None, "nobody admits it after its pause"
                 assert "job:" not in str(row["spec"]), "it still names another job's output"
@@ -147,6 +171,30 @@ def slots_are_not_exceeded(now: Seen, seats: Mapping[str, int]) -> None:
 
 def _holds_a_slot(row: Row) -> bool:
     return row["state"] in {State.DISPATCHED, State.RUNNING}
+
+
+def jobs_in_shares_end_after_them(now: Seen, late: Collection[UUID]) -> None:
+    """Each begins with what its shares made, fails with the first that fails, and leaves none at work when it fails.
+
+    `late` are the shares that somebody was moving at that very moment: a dispatcher's next look is for them.
+    """
+    for job, shares in now.shares.items():
+        row, states = now.jobs[job], {now.jobs[share]["state"] for share in shares}
+        if row["state"] is State.BLOCKED:
+            continue
+        if row["state"] not in {State.FAILED, State.CANCELLED} or row["attempt"]:
+            assert states == {State.SUCCEEDED}, "it has begun before its shares were done"
+            made = [now.jobs[share]["result"]["artefacts"]["predictions"] for share in shares]
+            assert row["spec"]["parts"] == made
+        elif row["state"] is State.FAILED and row["error"]["code"] == "dependency_failed":
+            assert any(_is_lacking(now.jobs[share]) for share in shares), "it was given up though all went well"
+        for share in shares:
+            assert share in late or not now.is_in_vain(share) or now.is_stopped(share), "it works for nobody"
+
+
+def _is_lacking(row: Row) -> bool:
+    """Whether a job has ended without the output that the one waits for whose share it is."""
+    return row["state"] in TERMINAL and "predictions" not in (row["result"] or {}).get("artefacts", {})
 
 
 # --- from one moment to the next ------------------------------------------------------------------------------

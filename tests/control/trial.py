@@ -24,7 +24,7 @@ from control.accounts import Caller
 from control.dispatcher import Dispatcher
 from control.failures import failure_of
 from control.lifecycle import Ending, Rules
-from control.queue import Doorbells
+from control.queue import Doorbells, queue_name
 from control.retrying import Backoff
 from db import artefacts, leases, queue
 from db.clock import from_now
@@ -35,12 +35,14 @@ from tests.control.promises import Row, Seen, look
 from tests.db import rows
 from tests.system import System
 from vlyard.errors import Blame, Conflict, InvalidInput, VLyardError
+from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Batch
 from vlyard.teams import Role
 
 LEASE_SECONDS = 600.0
-SEATS = {"noop": 3, "conversion": 1}  # a slot for each kind, and for short jobs two messages that wait for it
+# A slot for each kind, for short jobs two messages more that wait for it, and for shares a second one.
+SEATS = {"noop": 3, "conversion": 1, "prediction": 2}
 RULES = Rules(LEASE_SECONDS, Backoff(600, 600), Random(1))  # so that a pause ends when the test says so
 
 _LONG = timedelta(minutes=30)  # longer than a doorbell is waited for; what passes is twice that
@@ -55,9 +57,13 @@ class Trial:
         self.vlyard = vlyard
         self.doorbells = Doorbells(vlyard.settings)
         self.redis = redis.Redis.from_url(vlyard.settings.redis_url.get_secret_value())
+        self.workers: list[UUID] = []
         with vlyard.database.transaction() as session:
             self.callers = [Caller(rows.team(session), Role.ADMIN) for _ in range(2)]
-            self.workers = [rows.worker(session, kinds=[kind]) for kind in SEATS]
+            for kind in SEATS:  # whose messages may come to any of them
+                slots = 2 if kind == "prediction" else 1
+                worker = rows.worker(session, kinds=[kind], device=KINDS[kind].device, slots=slots)
+                self.workers.append(worker)
             self.uploads = {caller.team: uuid7() for caller in self.callers}
             artefacts.insert_ready(session, [{"team_id": team, **_file(id)} for team, id in self.uploads.items()])
         self.begin()
@@ -67,6 +73,7 @@ class Trial:
         self.rung: list[list[Pair]] = []  # every message that was ever sent, answered or not
         self.claimed: list[tuple[UUID, Pair]] = []  # all that a worker ever held, and may think it holds
         self.accepted: dict[UUID, int] = {}  # whose result was taken
+        self.late: set[UUID] = set()  # shares that were being ended while a dispatcher looked
         with self.vlyard.database.transaction() as session:
             for table in (JobEvent, Attempt, JobDependency):
                 session.execute(delete(table))
@@ -84,6 +91,7 @@ class Trial:
         promises.only_what_was_accepted_is_a_result(now, self.accepted)
         promises.events_tell_every_move_and_have_no_gap(now)
         promises.slots_are_not_exceeded(now, SEATS)
+        promises.jobs_in_shares_end_after_them(now, self.late)
         promises.what_has_ended_never_changes(before, now)
         promises.nothing_goes_back(before, now)
         self.seen = now
@@ -94,17 +102,22 @@ class Trial:
     def submit(self, caller: Caller, jobs: Sequence[Mapping[str, Any]], max_attempts: int) -> None:
         with self.vlyard.database.transaction() as session:
             made = [job.id for job in submit.submit_batch(session, caller, Batch.model_validate({"jobs": jobs}), None)]
-            session.execute(update(Job).where(Job.id.in_(made)).values(max_attempts=max_attempts))
+            all_of_them = Job.id.in_(made) | Job.part_of.in_(made)
+            session.execute(update(Job).where(all_of_them).values(max_attempts=max_attempts))
         self.see()
 
     def owner(self, job: UUID) -> Caller:
         return next(caller for caller in self.callers if caller.team == self.seen.jobs[job]["team_id"])
 
+    def output_of(self, job: UUID) -> str:
+        """What its output is called that others may wait for."""
+        return "predictions" if self.seen.jobs[job]["kind"] == "prediction" else "dataset"
+
     def can_have_output_of(self, job: UUID) -> bool:
-        """Whether another job may still wait for this one's dataset, or have it at once."""
+        """Whether another job may still wait for this one's output, or have it at once."""
         row = self.seen.jobs[job]
         if row["state"] is State.SUCCEEDED:
-            return "dataset" in row["result"]["artefacts"]
+            return self.output_of(job) in row["result"]["artefacts"]
         return row["state"] not in TERMINAL
 
     def cancel(self, job: UUID) -> None:
@@ -117,15 +130,15 @@ class Trial:
 
     def retry(self, job: UUID, key: str) -> None:
         """Asked twice with the same key, as a client does whose connection broke."""
-        row, needed = self.seen.jobs[job], self.seen.needs.get(job)
-        waits = needed is not None and "job:" in row["spec"]["source"]
+        row = self.seen.jobs[job]
+        needed = self.seen.needs.get(job, frozenset()) if "job:" in row["spec"].get("source", "") else frozenset()
         wrong: type[VLyardError] | None = None if row["state"] in TERMINAL else Conflict
-        if waits and needed and not wrong and not self.can_have_output_of(needed):
+        if not wrong and not all(map(self.can_have_output_of, needed)):
             wrong = InvalidInput
         with self._refused(wrong), self.vlyard.database.transaction() as session:
             new = operations.retry(session, self.owner(job), job, key)
             assert operations.retry(session, self.owner(job), job, key).id == new.id != job
-            ready = not waits or needed in self.accepted
+            ready = needed <= self.accepted.keys() and job not in self.seen.shares  # it is shared anew
             assert new.state is (State.QUEUED if ready else State.BLOCKED)
         self.see()
 
@@ -155,9 +168,11 @@ class Trial:
         concerned = now.concerned(busy)
         for job, row in before.jobs.items():
             if job in busy or row["state"] in TERMINAL or _is_held_well(before, row):
-                assert now.of(job) == before.of(job)
+                assert now.of(job) == before.of(job) or _is_only_told_to_stop(before, now, job)
             elif job not in concerned:
-                _is_where_a_tick_leaves_it(before, row, now.jobs[job])
+                _is_where_a_tick_leaves_it(before, now, job)
+            if job in self.late and not busy and row["state"] in {State.DISPATCHED, State.RUNNING}:
+                assert now.is_stopped(job) or not before.is_in_vain(job)
         due = {(job, row["attempt"]) for job, row in now.jobs.items() if _is_rung(before, job, row)}
         rung = [pair for pairs in messages for pair in pairs]
         assert sorted(rung) == sorted(due), f"{set(rung) ^ due}: {len(rung)} of {len(due)}"
@@ -171,7 +186,7 @@ class Trial:
     def _read_messages(self) -> list[list[Pair]]:
         found = []
         for kind in SEATS:
-            name = f"{self.vlyard.settings.redis_prefix}cpu.default.{kind}"
+            name = f"{self.vlyard.settings.redis_prefix}{queue_name(KINDS[kind].device, 'default', kind)}"
             lines: Any = self.redis.lrange(name, 0, -1)
             self.redis.delete(name)
             for line in lines:
@@ -215,18 +230,28 @@ class Trial:
         """A worker records how attempts ended, also those that it has lost; a dispatcher may look before it commits."""
         endings = [_ending(pair, *how) for pair, how in told.items()]
         held = self.held(worker, list(told))
+        ending = {job for job, _ in held}
         with self.vlyard.database.transaction() as session:
             done = lifecycle.finish(session, worker, endings, RULES)
-            if amid_a_tick:
-                self.tick(busy={job for job, _ in held})
+            if amid_a_tick and not self._has_overdue_company(ending):
+                self.late |= {job for job in ending if self.seen.jobs[job]["part_of"]}
+                self.tick(busy=ending)
         self.accepted |= {job: attempt for (job, attempt), state in done.items() if state is State.SUCCEEDED}
         before, now = self.see(), self.seen
         assert done == {pair: _target(before, pair, *told[pair]) for pair in held}
         promises.nothing_changed(before, now, but={job for job, _ in held})
         for (job, attempt), state in done.items():
-            assert now.jobs[job]["state"] is state
+            assert now.jobs[job]["state"] in _may_be_after(now, job, state)
             if told[job, attempt][0] is Outcome.RELEASED:  # as if it had never been begun
                 assert now.jobs[job]["failures"] == before.jobs[job]["failures"]
+
+    def _has_overdue_company(self, jobs: Collection[UUID]) -> bool:
+        """Whether a tick would close another share of the same job, and wait for who ends these to have moved that."""
+        families = {self.seen.jobs[job]["part_of"] for job in jobs} - {None}
+        others = (
+            self.seen.jobs[share] for family in families for share in self.seen.shares[family] if share not in jobs
+        )
+        return any(_is_overdue(self.seen, row) for row in others)
 
     # --- time -------------------------------------------------------------------------------------------------
 
@@ -241,9 +266,11 @@ class Trial:
 # --- what has to come of it -----------------------------------------------------------------------------------
 
 
-def _is_where_a_tick_leaves_it(before: Seen, row: Row, after: Row) -> None:
+def _is_where_a_tick_leaves_it(before: Seen, now: Seen, job: UUID) -> None:
     """A job that no worker holds well moves on as it has to, and only what was lost alone counts against it."""
-    assert after["state"] in _after_tick(before, row), f"{row['state']} → {after['state']}"
+    row, after = before.jobs[job], now.jobs[job]
+    allowed = {state for each in _after_tick(before, row) for state in _may_be_after(now, job, each)}
+    assert after["state"] in allowed, f"{row['state']} → {after['state']}"
     lost = row["state"] is State.RUNNING and not row["cancel_requested_at"]
     assert after["failures"] == row["failures"] + int(lost and not row["bundle"])
     if lost and after["state"] is not State.FAILED:
@@ -263,6 +290,26 @@ def _after_tick(before: Seen, row: Row) -> Collection[State]:
         State.QUEUED: {State.QUEUED, State.DISPATCHED},
         State.DISPATCHED: {State.DISPATCHED},
     }[row["state"]]
+
+
+def _may_be_after(now: Seen, job: UUID, state: State) -> Collection[State]:
+    """Where a job may be that was to go there: a share that still waits is cancelled with the job that is given up."""
+    return {state, State.CANCELLED} if now.is_in_vain(job) and state not in TERMINAL else {state}
+
+
+def _is_only_told_to_stop(before: Seen, now: Seen, job: UUID) -> bool:
+    """Whether all that happened to a share is that its worker hears that nobody waits for it any more."""
+    row, after = before.jobs[job], now.jobs[job]
+    told = {"cancel_requested_at": after["cancel_requested_at"], "last_event": row["last_event"] + 1}
+    return (
+        now.is_in_vain(job) and row["cancel_requested_at"] is None and after == {**row, **told} and now.is_stopped(job)
+    )
+
+
+def _is_overdue(now: Seen, row: Row) -> bool:
+    """Whether a dispatcher's next look closes it."""
+    waits = row["state"] not in TERMINAL and row["state"] is not State.RUNNING
+    return _is_past(now, row["lease_until"]) or (waits and _is_past(now, row["expires_at"]))
 
 
 def _is_tried_again(row: Row) -> bool:
@@ -305,7 +352,7 @@ def _target(before: Seen, pair: Pair, outcome: Outcome, error: VLyardError | Non
 def _ending(pair: Pair, outcome: Outcome, error: VLyardError | None) -> Ending:
     """With a file, also where no result may come of it; odd attempts make what others may wait for."""
     file = _file(uuid7())
-    made = {"dataset": str(file["id"])} if pair[1] % 2 else {}
+    made = {"dataset": str(file["id"]), "predictions": str(file["id"])} if pair[1] % 2 else {}
     result = {"attempt": pair[1], "artefacts": made}
     return Ending(pair, outcome, result, failure_of(error) if error else None, [file])
 
