@@ -1,11 +1,12 @@
 """Seconds and memory of merging an adapter into a base of two gigabytes, as an export does.
 
-The baseline is a plain copy of the base's files, which knows no numbers and has no digest; another one is PEFT's
-`merge_and_unload` with `save_pretrained`. Each is done in a process of its own, and counts from when that has imported
-what it needs. Memory is what is anonymous of the resident set, looked at every few milliseconds from outside: pages of
-files are the machine's to take back.
+The baseline is a plain copy of the base's files, which knows no numbers and has no digest. Others are that copy with
+the SHA-256 that an export's files have, and PEFT's `merge_and_unload` with `save_pretrained`. Each is done in a process
+of its own, and counts from when that has imported what it needs. Memory is what is anonymous of the resident set,
+looked at every few milliseconds from outside: pages of files are the machine's to take back.
 """
 
+import hashlib
 import logging
 import multiprocessing
 import os
@@ -56,11 +57,12 @@ def measure(_stage: Stage) -> Sequence[Figure]:
 
             return measured
 
-        ours, copied, theirs = in_turns(*map(seconds, (_merge, _copy, _peft)))
+        ours, copied, summed, theirs = in_turns(*map(seconds, (_merge, _copy, _copy_with_sums, _peft)))
     what, megabytes = "merging an adapter into 2 GB", 1e6
     most = "twice the largest tensor and 100 MB"
     return [
         Figure(what, "s", "less", ours, "a plain copy of the files", copied, 1.5),
+        Figure(what, "s", "less", ours, "a plain copy with its SHA-256", summed),
         Figure(what, "s", "less", ours, "PEFT's merge_and_unload and save_pretrained", theirs),
         Figure(f"memory of {what}", "MB", "less", peaks[_merge] / megabytes, most, _ALLOWED_BYTES / megabytes, 1.0),
         Figure(f"memory of {what}", "MB", "less", peaks[_merge] / megabytes, "PEFT's way", peaks[_peft] / megabytes),
@@ -106,6 +108,18 @@ def _copy(folder: Path) -> Callable[[], object]:
             shutil.copyfile(file, folder / "made" / file.name)
 
     return copy
+
+
+def _copy_with_sums(folder: Path) -> Callable[[], object]:
+    copy = _copy(folder)
+
+    def copy_with_sums() -> None:
+        copy()
+        for file in (folder / "made").iterdir():
+            with file.open("rb") as content:
+                hashlib.file_digest(content, "sha256")
+
+    return copy_with_sums
 
 
 def _peft(folder: Path) -> Callable[[], object]:

@@ -198,6 +198,16 @@ def test_a_base_in_files_becomes_files_of_at_most_the_size_that_is_wanted(
     assert len(list((tmp_path / "base").glob("*.safetensors"))) > len(list((tmp_path / "ours").glob("*-of-*"))) > 1
     for file in (tmp_path / "ours").glob("*.safetensors"):
         assert file.stat().st_size <= 1_000_000 or len(tensors_of(file)) == 1
+    # and they are the same when they are written side by side
+    several, heard = Merging(shard_bytes=1_000_000), list[float]()
+    merge(
+        tmp_path / "base", adapter, tmp_path / "together", several,
+        told=lambda done, _: heard.append(done), check=lambda: None, side_by_side=3,
+    )  # fmt: skip
+    for file in (tmp_path / "ours").iterdir():
+        assert (tmp_path / "together" / file.name).read_bytes() == file.read_bytes()
+    assert heard == sorted(heard)
+    assert heard[-1] == 1
     index = json.loads((tmp_path / "ours" / INDEX).read_text())
     assert index["weight_map"].keys() == weights(tmp_path / "theirs").keys()
     assert_same_bits(weights(tmp_path / "ours"), weights(tmp_path / "theirs"))

@@ -6,7 +6,8 @@ the weight at a time, which no operation here looks beyond. Which modules are me
 PEFT says itself, of a model without data.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,11 +27,29 @@ _ADAPTER = "default"  # PEFT's name of the only one
 _DAMAGE = (ValueError, TypeError, LookupError, RuntimeError, AttributeError, NotImplementedError)
 
 
+class Room:
+    """Memory that one thread computes in again and again: to ask for it anew takes longer than to compute."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, torch.Tensor] = {}
+
+    def floats(self, use: str, shape: Sequence[int]) -> torch.Tensor:
+        """Numbers in fp32 of that shape, with anything in them, in the memory that this use had before."""
+        count = math.prod(shape)
+        if use not in self._held or self._held[use].numel() < count:
+            self._held[use] = torch.empty(count)
+        return self._held[use][:count].view(*shape)
+
+
 class Change(Protocol):
     """A change that rows of a weight can have without the other rows."""
 
-    def __call__(self, weight: torch.Tensor, first: int, last: int) -> torch.Tensor:
-        """The rows `first` to `last` of the merged weight, of the shape and the type of `weight`, which they were."""
+    def __call__(self, weight: torch.Tensor, first: int, last: int, made: torch.Tensor, room: Room) -> None:
+        """Write the rows `first` to `last` of the merged weight, which were `weight`, into `made`, of the same shape.
+
+        They are computed in the type of `weight`, as PEFT does in the base's, which is that of `made`, or wider, and
+        in the `room` of the thread that asks.
+        """
         ...
 
 
@@ -109,7 +128,8 @@ def put_on_skeleton(adapter: Path, skeleton: Any) -> Any:
         config: Any = LoraConfig.from_pretrained(str(adapter))
         # Nothing of how the training began matters any more, and without data there is nothing to begin.
         config.init_lora_weights, config.inference_mode, config.lora_dropout = True, True, 0.0
-        return get_peft_model(skeleton, config)
+        # Nor has the adapter any data; but without it PEFT does not tie what it is to tie.
+        return get_peft_model(skeleton, config, low_cpu_mem_usage=not config.ensure_weight_tying)
     except _DAMAGE as damage:
         first = next(iter(str(damage).splitlines()), "") or type(damage).__name__
         raise refused(adapter.name, f"it cannot be put on the model: {first}", "save the adapter again") from damage
@@ -171,17 +191,21 @@ def _of_rank(adapter: Path, name: str, rank: int, down: torch.Tensor, change: Ch
     raise refused(f"{adapter.name}/{WEIGHTS}", what, "save the adapter again")
 
 
-def _added(weight: torch.Tensor, delta: torch.Tensor, magnitude: torch.Tensor | None) -> torch.Tensor:
-    """The sum, and with DoRA each row of it brought to its length: delta and the lengths are in fp32."""
+def _add(
+    weight: torch.Tensor, delta: torch.Tensor, magnitude: torch.Tensor | None, made: torch.Tensor, room: Room
+) -> None:
+    """The sum, and with DoRA each row of it brought to its length: delta and the lengths are in fp32.
+
+    Where `made` is narrower than `weight`, that is as wide as the sum: there is one rounding.
+    """
     # The same as `weight + delta`, which takes ten times as long for two types.
-    total = weight.to(torch.promote_types(weight.dtype, delta.dtype))
+    wide = torch.promote_types(weight.dtype, delta.dtype)
+    total = room.floats("total", weight.shape).copy_(weight) if wide == torch.float32 else weight.to(wide)
     total += delta
-    if magnitude is None:
-        return total.to(weight.dtype)
-    lengths = torch.linalg.norm(total.flatten(1), dim=1)
-    factor = (magnitude / lengths).view(-1, *[1] * (total.dim() - 1))
-    scaled: torch.Tensor = factor * total
-    return scaled.to(weight.dtype)
+    if magnitude is not None:
+        lengths = torch.linalg.norm(total.flatten(1), dim=1)
+        total *= (magnitude / lengths).view(-1, *[1] * (total.dim() - 1))
+    made.copy_(total)
 
 
 @dataclass(frozen=True)
@@ -191,10 +215,10 @@ class _Linear:
     scale: float
     magnitude: torch.Tensor | None  # (out,)
 
-    def __call__(self, weight: torch.Tensor, first: int, last: int) -> torch.Tensor:
-        delta = self.up[first:last] @ self.down
+    def __call__(self, weight: torch.Tensor, first: int, last: int, made: torch.Tensor, room: Room) -> None:
+        delta = torch.mm(self.up[first:last], self.down, out=room.floats("delta", weight.shape))
         delta *= self.scale
-        return _added(weight, delta, None if self.magnitude is None else self.magnitude[first:last])
+        _add(weight, delta, None if self.magnitude is None else self.magnitude[first:last], made, room)
 
 
 @dataclass(frozen=True)
@@ -203,9 +227,9 @@ class _Words:
     up: torch.Tensor  # B, (width, r)
     scale: float
 
-    def __call__(self, weight: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    def __call__(self, weight: torch.Tensor, first: int, last: int, made: torch.Tensor, room: Room) -> None:
         delta = (self.up @ self.down[:, first:last]).T * self.scale
-        return _added(weight, delta.to(weight.dtype), None)
+        _add(weight, delta.to(weight.dtype), None, made, room)
 
 
 @dataclass(frozen=True)
@@ -215,11 +239,10 @@ class _Convolution:
     scale: float
     magnitude: torch.Tensor | None  # (1, out, 1, 1, 1)
 
-    def __call__(self, weight: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    def __call__(self, weight: torch.Tensor, first: int, last: int, made: torch.Tensor, room: Room) -> None:
         delta = torch.nn.functional.conv3d(self.down.transpose(0, 1), self.up[first:last]).transpose(0, 1)
-        return _added(
-            weight, delta * self.scale, None if self.magnitude is None else self.magnitude.flatten()[first:last]
-        )
+        lengths = None if self.magnitude is None else self.magnitude.flatten()[first:last]
+        _add(weight, delta * self.scale, lengths, made, room)
 
 
 def skeleton_of(base: Path, *, tied: bool) -> Any:

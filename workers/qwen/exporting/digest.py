@@ -1,4 +1,4 @@
-"""The SHA-256 of a file while it is written, by a thread that reads behind the writer."""
+"""The SHA-256 of a file while it is written, by a thread that reads the same memory as the writer."""
 
 import hashlib
 import threading
@@ -6,44 +6,51 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO, Self
 
-_READ = 4 << 20  # bytes
-_END = -1
+_AHEAD = 4  # parts that are written before the digest has seen them; all memory that it takes is theirs
+_END = memoryview(b"")  # known by what it is, not by its length
 
 
 class Digest:
-    """A new file and its SHA-256: `file` is written to, and `grown` told after each time.
+    """A new file and its SHA-256. A part of it is made in a `buffer`, and then `put`.
 
-    The bytes are read back from the machine's cache of the disk: those that are copied never pass through here.
+    A part is still in the processor's caches when it is written and looked at, and nothing is read back.
     """
 
     def __init__(self, path: Path) -> None:
-        self.file: BinaryIO = path.open("wb", buffering=0)
         self.hex = ""  # known when the file is closed
-        self._path = path
-        self._lengths: SimpleQueue[int] = SimpleQueue()
+        self._file: BinaryIO = path.open("wb", buffering=0)
+        self._free: SimpleQueue[memoryview] = SimpleQueue()
+        self._parts: SimpleQueue[memoryview] = SimpleQueue()
         self._reader = threading.Thread(target=self._read, name=f"sha256-{path.name}", daemon=True)
+        for _ in range(_AHEAD):
+            self._free.put(memoryview(b""))
 
-    def grown(self, count: int) -> None:
-        """So many bytes more are there to be read."""
-        self._lengths.put(count)
+    def buffer(self, count: int) -> memoryview:
+        """So many bytes for the next part, with anything in them; waits until the digest has seen an earlier one."""
+        memory = self._free.get()
+        return (memory if len(memory) >= count else memoryview(bytearray(count)))[:count]
+
+    def put(self, part: memoryview) -> None:
+        """Write a part that `buffer` gave; it must not change from then on."""
+        left = part
+        while left:
+            left = left[self._file.write(left) :]
+        self._parts.put(part)
 
     def __enter__(self) -> Self:
         self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
-        self._lengths.put(_END)
+        self._file.close()
+        self._parts.put(_END)
         self._reader.join()
 
     def _read(self) -> None:
-        digest, buffer = hashlib.sha256(), memoryview(bytearray(_READ))
-        with self._path.open("rb", buffering=0) as file:
-            while (count := self._lengths.get()) != _END:
-                while count:
-                    got = file.readinto(buffer[: min(count, _READ)])
-                    digest.update(buffer[:got])
-                    count -= got
+        digest = hashlib.sha256()
+        while (part := self._parts.get()) is not _END:
+            digest.update(part)
+            self._free.put(memoryview(part.obj))
         self.hex = digest.hexdigest()
 
 

@@ -5,26 +5,25 @@ killed goes on behind its last finished file; the same input gives the same byte
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from workers.qwen.checkpoint import CONFIG, INDEX, check_architecture, read_json, refused
-from workers.qwen.exporting.changes import NOTHING, Change, Changes, changes_of, skeleton_of
-from workers.qwen.exporting.digest import Digest
+from workers.qwen.exporting.changes import NOTHING, Changes, changes_of, skeleton_of
 from workers.qwen.exporting.journal import Journal, fingerprint
 from workers.qwen.exporting.shards import FLOATS, Outline, Shard, Stored, index_of, is_weights, lay_out, stored_tensors
 from workers.qwen.exporting.tying import WORDS_IN, WORDS_OUT, are_tied, says_tied
+from workers.qwen.exporting.writing import Tensor, one_thread_each, write_files
 
 Dtype = Literal["bf16", "fp16", "fp32"]
 STORED: Mapping[str, str] = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}  # as the format of the files says it
 _SAID = {"F64": "fp64", **{stored: said for said, stored in STORED.items()}}
 
-_TOGETHER = 64  # rows: pieces are multiples, so that a matrix product is cut where its own blocks are
-_RUN = 64 << 20  # bytes that are copied at a time, between two looks whether to stop
+_MOST_SIDE_BY_SIDE = 4  # files: more are written no faster by any disk
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Merging:
 
     dtype: Dtype | None = None  # of all floats; None: each keeps its own
     shard_bytes: int = 5_000_000_000  # of a file, unless one tensor is larger
-    piece: int = 1 << 20  # numbers that are computed at a time: with all that they become they stay in a cache
+    piece: int = 1 << 18  # numbers that are computed at a time: with all that they become they stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -48,17 +47,7 @@ class Merged:
     sums: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of each file of weights
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    outline: Outline
-    source: Stored
-    change: Change | None
-
-    @property
-    def as_bytes(self) -> bool:
-        return self.change is None and self.source.dtype == self.outline.dtype
-
-
+@one_thread_each()
 def merge(
     base: Path,
     adapter: Path | None,
@@ -68,15 +57,17 @@ def merge(
     told: Callable[[float, str], None],
     check: Callable[[], None],
     journal: Path | None = None,
+    side_by_side: int | None = None,
 ) -> Merged:
     """Write a base's weights, with an adapter merged in where there is one, into a folder.
 
     What a merge of the same left there when it was killed is gone on with. Every tensor is that of PEFT's
     `merge_and_unload` on the base in its own dtype, bit by bit. Only where a matrix product is computed in pieces
-    (over a million numbers), its library may choose another order of adding, which shows in the last bit. Where
+    (`options.piece`), its library may choose another order of adding, which shows in the last bit. Where
     another dtype is wanted, the wider of both is computed in, and rounded to the wanted one at the end. `told` hears
     how much is done, 0 to 1; `check` is called often, and may raise. What is finished is noted in the folder until all
-    is, or, for who does more with it and may be killed then, in the file `journal`, which stays.
+    is, or, for who does more with it and may be killed then, in the file `journal`, which stays. Of several files
+    `side_by_side` are written at once, by default one for every two cores: one computes, and one makes the digest.
 
     Raises `InvalidInput` before anything is written where the base or the adapter is not understood, and while it is
     written where a number does not fit into the dtype.
@@ -93,18 +84,25 @@ def merge(
     output.mkdir(parents=True, exist_ok=True)
     notes = Journal(output, fingerprint(base, adapter, options, shards), journal)
     _remove_others(output, shards)
-    done, total = 0, max(sum(shard.bytes for shard in shards), 1)
-    for shard in shards:
+    left = [shard for shard in shards if not notes.has(shard.name)]
+    total = max(sum(shard.bytes for shard in shards), 1)
+    done = total - sum(shard.bytes for shard in left)
+
+    def grown(shard: Shard, count: int) -> None:
+        nonlocal done
+        check()
+        done += count
         told(done / total, f"writing {shard.name}")
-        if not notes.has(shard.name):
-            with Digest(output / f"{shard.name}.partial") as digest:
-                for count in _write(shard, tensors, digest, options.piece):
-                    check()
-                    done += count
-                    told(done / total, f"writing {shard.name}")
-            notes.finished(shard.name, digest.hex)
-        else:
-            done += shard.bytes
+
+    write_files(
+        output,
+        left,
+        tensors,
+        piece=options.piece,
+        side_by_side=side_by_side or min(max((os.cpu_count() or 1) // 2, 1), _MOST_SIDE_BY_SIDE),
+        grown=grown,
+        finished=lambda shard, digest: notes.finished(shard.name, digest),
+    )
     sums = _finish(output, shards, notes)
     if journal is None:
         notes.remove()
@@ -127,7 +125,7 @@ def _expect_complete(base: Path, stored: Mapping[str, Stored], skeleton: torch.n
             raise refused(base.name, what, f"copy the checkpoint again, with its {CONFIG}")
 
 
-def _expect_floats(base: Path, tensors: Mapping[str, "_Tensor"]) -> None:
+def _expect_floats(base: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not (tensor.as_bytes or {tensor.source.dtype, tensor.outline.dtype} <= FLOATS.keys()):
             what = f"the adapter changes the tensor {name}, which is stored in {tensor.outline.dtype}"
@@ -136,14 +134,14 @@ def _expect_floats(base: Path, tensors: Mapping[str, "_Tensor"]) -> None:
 
 def _tensors(
     stored: Mapping[str, Stored], changes: Changes, dtype: Dtype | None, *, tied: bool
-) -> Mapping[str, _Tensor]:
+) -> Mapping[str, Tensor]:
     made = {}
     for name, source in sources_of(stored, changes, tied=tied).items():
         given = stored[name] if name in stored else stored[WORDS_IN]  # words out that were none of their own
         out = STORED[dtype] if dtype and given.dtype in FLOATS else given.dtype
         width = FLOATS[out].itemsize if out in FLOATS else 0
         size = given.bytes // FLOATS[given.dtype].itemsize * width if width else given.bytes
-        made[name] = _Tensor(Outline(name, out, given.shape, size), source, changes.sums.get(name))
+        made[name] = Tensor(Outline(name, out, given.shape, size), source, changes.sums.get(name))
     return made
 
 
@@ -185,63 +183,3 @@ def _merged(shards: Sequence[Shard], sums: Mapping[str, str], *, merged: bool, t
         tied=tied,
         sums=sums,
     )
-
-
-# --- one file -------------------------------------------------------------------------------------------------
-
-
-def _write(shard: Shard, tensors: Mapping[str, _Tensor], digest: Digest, piece: int) -> Iterator[int]:
-    """Write a file, and tell after each part how many bytes of tensors it was."""
-    header = shard.header
-    _put(digest, memoryview(header))
-    for outline in shard.tensors:
-        tensor = tensors[outline.name]
-        yield from _copied(tensor.source, digest) if tensor.as_bytes else _computed(tensor, digest, piece)
-
-
-def _copied(source: Stored, digest: Digest) -> Iterator[int]:
-    with source.file.open("rb", buffering=0) as file:
-        at, end = source.at, source.at + source.bytes
-        while at < end:
-            count = os.sendfile(digest.file.fileno(), file.fileno(), at, min(end - at, _RUN))
-            if not count:
-                raise EOFError(f"{source.file.name} ends {end - at} bytes too early")
-            at += count
-            digest.grown(count)
-            yield count
-
-
-def _computed(tensor: _Tensor, digest: Digest, piece: int) -> Iterator[int]:
-    source, into = tensor.source, FLOATS[tensor.outline.dtype]
-    for first, last in _pieces(source, piece):
-        numbers = source.read(first, last)
-        numbers = numbers.to(torch.promote_types(numbers.dtype, into))
-        if tensor.change:
-            numbers = tensor.change(numbers, first, last)
-        numbers = numbers.to(into).contiguous()
-        if not _is_finite(numbers):
-            what = f"the tensor {tensor.outline.name} holds NaN, infinity, or a number too large for {into}"
-            raise refused(source.file.parent.name, what.replace("torch.", ""), "choose another dtype, or train again")
-        raw: Any = numbers.view(-1).view(torch.uint8).numpy()
-        content = memoryview(raw)
-        _put(digest, content)
-        yield len(content)
-
-
-def _is_finite(numbers: torch.Tensor) -> bool:
-    """Whether none is NaN or infinite. One that is makes the sum so, which is found twenty times as fast."""
-    return bool(torch.isfinite(numbers.sum()) or torch.isfinite(numbers).all())
-
-
-def _pieces(source: Stored, piece: int) -> Iterator[tuple[int, int]]:
-    width = max(source.row_bytes // FLOATS[source.dtype].itemsize, 1)
-    rows = max(piece // width // _TOGETHER * _TOGETHER, _TOGETHER)
-    for first in range(0, source.rows, rows):
-        yield first, min(first + rows, source.rows)
-
-
-def _put(digest: Digest, content: memoryview) -> None:
-    while content:
-        written = digest.file.write(content)
-        digest.grown(written)
-        content = content[written:]

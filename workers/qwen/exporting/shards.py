@@ -49,13 +49,33 @@ class Stored:
 
     def read(self, first: int = 0, last: int | None = None) -> torch.Tensor:
         """Rows `first` to `last` of a tensor of floats, (last - first, ...), in memory of their own."""
-        count = (self.rows if last is None else last) - first
-        shape = (count, *self.shape[1:]) if self.shape else ()
-        content = bytearray(count * self.row_bytes)
+        content = bytearray(((self.rows if last is None else last) - first) * self.row_bytes)
         with self.file.open("rb", buffering=0) as file:
             file.seek(self.at + first * self.row_bytes)
-            fill(file.fileno(), content)
-        return torch.frombuffer(content, dtype=FLOATS[self.dtype]).view(shape) if content else torch.empty(shape)
+            fill(file.fileno(), memoryview(content))
+        return self._floats(memoryview(content))
+
+    def pieces(self, most: int, together: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """All rows of a tensor of floats, some at a time: the first, the one behind the last, and they themselves.
+
+        `most` is how many numbers a piece has, in rows that are a multiple of `together`, of which there is at least
+        one. Each piece lies in the memory of the one before.
+        """
+        width = max(self.row_bytes // FLOATS[self.dtype].itemsize, 1)
+        rows = max(most // width // together * together, together)
+        memory = memoryview(bytearray(min(rows, self.rows) * self.row_bytes))
+        with self.file.open("rb", buffering=0) as file:
+            file.seek(self.at)
+            for first in range(0, self.rows, rows):
+                last = min(first + rows, self.rows)
+                part = memory[: (last - first) * self.row_bytes]
+                fill(file.fileno(), part)
+                yield first, last, self._floats(part)
+
+    def _floats(self, content: memoryview) -> torch.Tensor:
+        dtype = FLOATS[self.dtype]
+        numbers = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+        return numbers.view(-1, *self.shape[1:]) if self.shape and content else numbers.view(self.shape)
 
 
 @dataclass(frozen=True)
@@ -148,9 +168,8 @@ def is_weights(name: str) -> bool:
     return name.endswith(".safetensors") or name == INDEX
 
 
-def fill(descriptor: int, content: bytearray) -> None:
-    """Read until the buffer is full. Raises `EOFError` where the file ends before."""
-    view = memoryview(content)
+def fill(descriptor: int, view: memoryview) -> None:
+    """Read until the view is full. Raises `EOFError` where the file ends before."""
     while view:
         count = os.readv(descriptor, [view])
         if not count:
