@@ -3,60 +3,61 @@
 Celery alone, with late acknowledgement and rejection of lost workers' tasks, loses 9 to 25 of as many.
 """
 
-import itertools
-import threading
+import json
+import signal
+import statistics
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, insert, select
 from uuid_utils.compat import uuid7
 
+from control.stack.supervisor import Process
 from control.wakeup import Channel
-from db.models import Attempt, Job, JobEvent, Outcome
+from db.models import Attempt, Job, JobEvent, Outcome, Worker
+from tests.house.tree import ROOT
 from tests.system import System
 from vlyard.jobs.kinds import Device
 from vlyard.jobs.state import State
 
 JOBS = 9_000
-WORKING_SECONDS = 0.5  # that a worker has before it is killed
+JOB_SECONDS = 0.08  # so that they last for many kills, and who is killed is at work
+EVERY_SECONDS = 0.5  # a worker is killed
+ALIVE = 16  # workers at any moment: each lives for eight seconds, of which it needs some to begin where there is no CPU
+LEAST_AT_WORK = 60  # of those that are killed
 PATIENCE_SECONDS = 900
 
 
-@contextmanager
-def _murderer(system: System) -> Iterator[list[str]]:
-    """Start one worker after the other, and kill each half a second after it has begun; two lines of them."""
-    killed: list[str] = []
-    stopped = threading.Event()
+@dataclass(frozen=True)
+class Kill:
+    """A worker that was killed: when, in seconds of a clock that only goes on, and how its process ended."""
 
-    def run(line: int) -> None:
-        for number in itertools.count():
-            if stopped.is_set():
-                return
-            name = f"worker-{line}-{number}"
-            system.start_worker(Device.CPU, "--slots", "2", name=name)
-            while "attempt ended" not in system.log(name) and not stopped.is_set():
-                stopped.wait(0.05)
-            stopped.wait(WORKING_SECONDS)
-            system.kill(name)
-            killed.append(name)
+    name: str
+    at: float
+    code: int
 
-    threads = [threading.Thread(target=run, args=(line,)) for line in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield killed
-    finally:
-        stopped.set()
-        for thread in threads:
-            thread.join()
+
+def _kill_by_the_clock(system: System, told: Path) -> None:
+    """Have the oldest of several workers killed every half second, and another one begin; each kill is told there."""
+    command = (sys.executable, "-m", "tests.faults.short_lives", str(told), str(EVERY_SECONDS), str(ALIVE))
+    system.supervisor.start(Process("workers", command, told.exists, system.environment, folder=ROOT, patience=120))
+
+
+def _kills(told: Path) -> Sequence[Kill]:
+    return [Kill(*json.loads(line)) for line in told.read_text().splitlines()]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(PATIENCE_SECONDS + 120)
-@pytest.mark.settings(LEASE_SECONDS="4")
-def test_nine_thousand_jobs_under_a_killed_worker_every_half_second_all_succeed_once(system: System) -> None:
+@pytest.mark.settings(LEASE_SECONDS="4", RING_AFTER_SECONDS="5")
+def test_nine_thousand_jobs_under_a_killed_worker_every_half_second_all_succeed_once(
+    system: System, tmp_path: Path
+) -> None:
     # given nine thousand queued jobs
     caller = system.caller()
     rows = [
@@ -66,7 +67,7 @@ def test_nine_thousand_jobs_under_a_killed_worker_every_half_second_all_succeed_
             "kind": "noop",
             "pool": "default",
             "device": Device.CPU,
-            "spec": {"kind": "noop", "echo": str(number)},
+            "spec": {"kind": "noop", "echo": str(number), "seconds": JOB_SECONDS},
             "state": State.QUEUED,
             "max_attempts": 10,  # where workers die this often, one job can be lost alone three times by mere chance
         }
@@ -75,12 +76,16 @@ def test_nine_thousand_jobs_under_a_killed_worker_every_half_second_all_succeed_
     with system.database.transaction() as session:
         session.execute(insert(Job), rows)
     system.start_dispatcher()
-    # when workers are killed while they run
-    with _murderer(system) as killed:
-        system.bell.strike(Channel.WORK)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while _count(system, Job.state.not_in([State.SUCCEEDED, State.FAILED])) and time.monotonic() < deadline:
-            time.sleep(0.5)
+    # when a worker is killed every half second for as long as there are jobs
+    _kill_by_the_clock(system, tmp_path / "kills")
+    system.bell.strike(Channel.WORK)
+    began = time.monotonic()
+    while _count(system, Job.state.not_in([State.SUCCEEDED, State.FAILED])):
+        assert time.monotonic() - began < PATIENCE_SECONDS
+        time.sleep(0.5)
+    took = time.monotonic() - began
+    system.supervisor.kill("workers")
+    kills = _kills(tmp_path / "kills")
     # then every job has succeeded, with its own result
     with system.database.transaction() as session:
         ended = {job: (state, result) for job, state, result in session.execute(select(Job.id, Job.state, Job.result))}
@@ -97,8 +102,21 @@ def test_nine_thousand_jobs_under_a_killed_worker_every_half_second_all_succeed_
     # and none twice
     assert doubled == []
     assert successes == JOBS
-    told = f"{JOBS} jobs, {len(killed)} workers killed, {_lost_attempts(system)} attempts lost"
-    print(told)  # noqa: T201  # what `make faults` is run for
+    # and the kills were by the clock, and of workers that were at work
+    pause = statistics.median(after.at - before.at for before, after in pairwise(kills))
+    at_work = _at_work(system, kills)
+    killed = f"{len(kills)} workers killed, {len(at_work)} of them at work, and {pause:.3f} s between two"
+    print(f"{JOBS} jobs in {took:.0f} s: {killed}; {_lost_attempts(system)} attempts lost")  # noqa: T201  # for `make faults`
+    assert pause <= 1.2 * EVERY_SECONDS
+    assert {kill.code for kill in kills} == {-signal.SIGKILL}  # none had ended before, by itself
+    assert len(at_work) >= LEAST_AT_WORK
+
+
+def _at_work(system: System, kills: Sequence[Kill]) -> set[str]:
+    """The names of those that took an attempt, or several, with them."""
+    lost = select(Worker.name).join(Attempt, Attempt.worker_id == Worker.id).where(Attempt.outcome == Outcome.LOST)
+    with system.database.transaction() as session:
+        return {kill.name for kill in kills} & set(session.scalars(lost))
 
 
 def _count(system: System, condition: object) -> int:
