@@ -39,6 +39,7 @@ _SWEEP_SECONDS = 0.5  # between looks for leases and doorbells that are overdue
 _BUNDLES = {kind.name: kind.bundle for kind in KINDS.values()}
 _TOGETHER = frozenset(kind.name for kind in KINDS.values() if kind.together)
 _SHORT = frozenset(name for name, most in _BUNDLES.items() if most > 1)
+_QUICK = _SHORT - _TOGETHER
 
 
 @dataclass(frozen=True)
@@ -130,17 +131,25 @@ class Dispatcher:
         demand = Counter[str]()
         for row in here:
             demand[row.kind] += row.count
-        slots = [*workers, *_look_ahead(workers)]
+        few = [*workers, *_look_ahead(workers, _SHORT)]
+        slots = [*few, *_look_ahead(workers, _QUICK)]
         free = sum(group.count for group in slots) - fairshare.seated(demand, slots)
         if not free:
             return []
         limits = {kind: free * _BUNDLES[kind] for kind in kinds & _BUNDLES.keys()}
         waiting = [Waiting(*row) for row in queue.waiting(session, pool, limits)]
+        fills = Counter(job.kind for job in waiting)
+        if not any(fills[kind] >= limits[kind] for kind in kinds & _QUICK):
+            slots = few
         places = {kind: sum(group.count for group in workers if kind in group.kinds) for kind in kinds & _TOGETHER}
         return bundles(fairshare.choose(waiting, here, {}, {}, slots), waiting, _BUNDLES, places)
 
 
-def _look_ahead(workers: Sequence[Slots]) -> list[Slots]:
-    """More seats for short jobs, so that the next messages are there when a worker has finished one."""
-    seats = [Slots(group.kinds & _SHORT, _AHEAD * group.count) for group in workers]
+def _look_ahead(workers: Sequence[Slots], short: frozenset[str]) -> list[Slots]:
+    """More seats for short jobs, so that the next messages are there when a worker has finished one.
+
+    There are as many again for quick ones where the line fills them all: full messages of these are over before it is
+    looked again.
+    """
+    seats = [Slots(group.kinds & short, _AHEAD * group.count) for group in workers]
     return [group for group in seats if group.kinds]

@@ -107,6 +107,14 @@ def finish(session: Session, vlyard: System, worker: UUID, pairs: Sequence[Pair]
     assert len(lifecycle.finish(session, worker, endings, rules_from(vlyard.settings))) == len(pairs)
 
 
+def _run(vlyard: System, worker: UUID, members: Sequence[tuple[str, int]]) -> None:
+    """What a worker does with a message."""
+    pairs = [(UUID(job), attempt) for job, attempt in members]
+    with vlyard.database.transaction() as session:
+        lifecycle.claim(session, worker, pairs, rules_from(vlyard.settings))
+        finish(session, vlyard, worker, pairs)
+
+
 # --- when and where -------------------------------------------------------------------------------------------
 
 
@@ -198,19 +206,19 @@ def test_an_expired_attempt_is_closed_and_the_next_one_dispatched_in_the_same_ti
 # --- short jobs -----------------------------------------------------------------------------------------------
 
 
-def test_short_jobs_travel_together_and_two_messages_wait_for_each_slot(
+def test_short_jobs_travel_together_and_two_messages_wait_for_each_slot_or_four_full_ones(
     vlyard: System, server: "redis.Redis", team: UUID
 ) -> None:
-    # given more short jobs than 2 messages of 32 at work and 4 that wait hold
+    # given more short jobs than 2 messages of 32 at work and 8 that wait hold
     worker = hire(vlyard, slots=2)
-    submitted = submit(vlyard, team, 6 * 32 + 5)
+    submitted = submit(vlyard, team, 11 * 32 + 5)
     one = dispatcher(vlyard)
-    # when two messages are on their way to the slots, and four wait behind them, that is all
-    assert one.tick().rung == 6
+    # when two messages are on their way to the slots, and eight wait behind them, that is all
+    assert one.tick().rung == 10
     assert one.tick() == NOTHING
     published = messages(vlyard, server)
-    assert [len(pairs) for _, [pairs] in published] == [32] * 6
-    assert {job for _, [pairs] in published for job, _ in pairs} == set(map(str, submitted[: 6 * 32]))
+    assert [len(pairs) for _, [pairs] in published] == [32] * 10
+    assert {job for _, [pairs] in published for job, _ in pairs} == set(map(str, submitted[: 10 * 32]))
     assert task_ids(vlyard, server) == bundle_names(vlyard)
     # then a message whose jobs have not all ended still takes its slot
     pairs = [(UUID(job), attempt) for job, attempt in published[0][1][0]]
@@ -218,11 +226,18 @@ def test_short_jobs_travel_together_and_two_messages_wait_for_each_slot(
         lifecycle.claim(session, worker, pairs, rules_from(vlyard.settings))
         finish(session, vlyard, worker, pairs[:-1])
     assert one.tick() == NOTHING
-    # and one whose jobs have makes room for the next, with all that is left
+    # and one whose jobs have makes room for the next
     with vlyard.database.transaction() as session:
         finish(session, vlyard, worker, pairs[-1:])
     assert one.tick().rung == 1
-    assert states(vlyard) == {State.SUCCEEDED: 32, State.DISPATCHED: 5 * 32 + 5}
+    assert states(vlyard) == {State.SUCCEEDED: 32, State.DISPATCHED: 10 * 32, State.QUEUED: 5}
+    # and what fills no message waits in the line until no more than three are under way for each slot
+    for _, [members] in published[1:5]:
+        _run(vlyard, worker, members)
+        assert one.tick() == NOTHING
+    _run(vlyard, worker, published[5][1][0])
+    assert one.tick().rung == 1
+    assert states(vlyard) == {State.SUCCEEDED: 6 * 32, State.DISPATCHED: 5 * 32 + 5}
 
 
 def test_two_teams_short_jobs_never_share_a_message(vlyard: System, server: "redis.Redis", team: UUID) -> None:
@@ -307,11 +322,11 @@ def test_jobs_are_kept_while_redis_is_away_and_rung_when_it_is_back(
 # --- many, and for long ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "slots", "seats"), [("conversion", 25, 25), ("noop", 2, 6)])
+@pytest.mark.parametrize(("kind", "slots", "seats"), [("conversion", 25, 25), ("noop", 2, 10)])
 def test_two_dispatchers_ring_each_job_once_and_never_exceed_the_slots(
     vlyard: System, server: "redis.Redis", team: UUID, kind: str, slots: int, seats: int
 ) -> None:
-    # given 200 jobs, a worker with few slots (and two more seats for each where jobs are short), and two dispatchers
+    # given 200 jobs, a worker with few slots (and four more seats for each where jobs are short), two dispatchers
     worker = hire(vlyard, kinds=[kind], slots=slots)
     submitted = submit(vlyard, team, 200, kind=kind)
     rules, over = rules_from(vlyard.settings), threading.Event()

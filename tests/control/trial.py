@@ -41,8 +41,8 @@ from vlyard.jobs.view import Batch
 from vlyard.teams import Role
 
 LEASE_SECONDS = 600.0
-# A slot for each kind, for short jobs two messages more that wait for it, and for shares a second one.
-SEATS = {"noop": 3, "conversion": 1, "prediction": 2}
+# A slot for each kind, for short jobs four messages more that wait for it, and for shares a second one.
+SEATS = {"noop": 5, "conversion": 1, "prediction": 2}
 RULES = Rules(LEASE_SECONDS, Backoff(600, 600), Random(1))  # so that a pause ends when the test says so
 
 _LONG = timedelta(minutes=30)  # longer than a doorbell is waited for; what passes is twice that

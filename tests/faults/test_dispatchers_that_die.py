@@ -18,7 +18,7 @@ from vlyard.jobs.kinds import Device
 from vlyard.jobs.state import State
 
 SLOTS = 2  # of each worker
-SEATS = 3 * SLOTS  # with the messages of short jobs that may wait for each slot
+SEATS = 5 * SLOTS  # with the messages of short jobs that may wait for each slot
 
 
 def test_jobs_whose_dispatcher_was_killed_between_commit_and_message_run_in_their_first_attempt(
