@@ -198,7 +198,8 @@ class LeaseKeeper:
         progress = {pair: told for pair, hold in holds.items() if (told := hold.take_progress())}
         metrics = {pair: noted for pair, hold in holds.items() if (noted := hold.take_metrics())}
         pieces = [piece for hold in holds.values() if hold.log for piece in hold.log.pending()]
-        given_up = list(self._given_up)
+        with self._lock:
+            given_up = list(self._given_up)
         with self._database.transaction() as session:
             draining = workers.beat(session, self._worker)
             renewed = leases.renew(session, self._worker, list(holds), self._lease) if holds else []
@@ -211,7 +212,8 @@ class LeaseKeeper:
             if begun:
                 leases.note_starts(session, self._worker, {hold.pair: asked_at - hold.began_at for hold in begun})
             leases.note_given_up(session, self._worker, given_up)
-        self._given_up.difference_update(given_up)
+        with self._lock:
+            self._given_up.difference_update(given_up)
         self._heed(draining)
         for hold in begun:
             hold.start_noted = True
