@@ -6,7 +6,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO, Self
 
-_AHEAD = 4  # parts that are written before the digest has seen them; all memory that it takes is theirs
+# Parts that may be written before the digest has seen them, so that neither waits where both share their cores with
+# others. All memory that it takes is theirs.
+_AHEAD = 32
 _END = memoryview(b"")  # known by what it is, not by its length
 
 

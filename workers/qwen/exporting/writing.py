@@ -20,7 +20,7 @@ from workers.qwen.exporting.digest import Digest
 from workers.qwen.exporting.shards import FLOATS, Outline, Shard, Stored, fill
 
 _TOGETHER = 64  # rows: pieces are multiples, so that a matrix product is cut where its own blocks are
-_RUN = 2 << 20  # bytes that are copied at a time
+_RUN = 1 << 20  # bytes that are copied at a time
 _HEARD = 8 << 20  # bytes between two times that one hears of them: some milliseconds
 
 
