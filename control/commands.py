@@ -3,6 +3,7 @@
 Each imports what it runs when it runs, because every `vlyard` command reads this file.
 """
 
+import gc
 import signal
 from typing import Annotated
 
@@ -35,6 +36,8 @@ def dispatcher() -> None:
     helpers = (Deliverer(database, settings), Sweeper(database, ArtefactStore(settings), settings))
     for each in helpers:
         each.start()
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays, and is not looked through for garbage at every turn
     process.run()
     for each in helpers:
         each.stop()
