@@ -154,7 +154,8 @@ class _Conversion:
         self.done = 0
 
     def run(self, crew: Crew) -> ConversionReport:
-        with Sheet(self.plan.pictures, self.work.max_pixels) as sheet:
+        path = self.work.folder / CONTACT_SHEET
+        with Sheet(path, self.plan.pictures, self.work.max_pixels) as sheet:
             self._convert(crew, sheet)
             return self._finish(sheet)
 
@@ -236,7 +237,6 @@ class _Conversion:
         raise InvalidInput("The data set holds no usable sample", [first, *self.totals.complaints])
 
     def _finish(self, sheet: Sheet) -> ConversionReport:
-        drawn = sheet.save(self.work.folder / CONTACT_SHEET)  # Pillow encodes beside other threads
         totals, reader, folder = self.totals, self.work.reader, self.work.folder
         splits = tuple(sorted(totals.samples, key=lambda split: (*reader.splits, split).index(split)))
         classes = self._classes()
@@ -263,7 +263,7 @@ class _Conversion:
         statistics = self.tally.as_json()
         (folder / STATISTICS).write_bytes(orjson.dumps(statistics, option=orjson.OPT_INDENT_2))
         statistics_sheet(statistics).save(folder / PLOTS, compress_level=1)
-        drawn.result()
+        sheet.finish()
         return ConversionReport(
             format=reader.format,
             layout=reader.layout,

@@ -20,23 +20,26 @@ class Sheet:
     `expected` is about how many pictures the set has: as the conversion goes on, each twelfth of them gives one.
     """
 
-    def __init__(self, expected: int, max_pixels: int) -> None:
-        self._expected, self._max_pixels = max(expected, 1), max_pixels
+    def __init__(self, path: Path, expected: int, max_pixels: int) -> None:
+        self._path, self._expected, self._max_pixels = path, max(expected, 1), max_pixels
         self._thread = ThreadPoolExecutor(1, "sheet")
         self._cells: list[Future[Image.Image | None]] = []
+        self._saved: Future[None] | None = None
 
     def offer(self, shown: list[Shown], done: int) -> None:
         """Take from pictures with objects what the sheet lacks, now that so many pictures are done."""
         due = min(-(-done * _PICTURES // self._expected), _PICTURES) - len(self._cells)
         self._cells += [self._thread.submit(self._cell, each) for each in shown[: max(due, 0)]]
+        if len(self._cells) == _PICTURES and self._saved is None:
+            self._saved = self._thread.submit(self._save)
 
-    def save(self, path: Path) -> Future[None]:
-        """Write the sheet as PNG. It may be waited for."""
-        return self._thread.submit(self._save, path)
+    def finish(self) -> None:
+        """Have the sheet written as PNG, with the pictures that it has."""
+        (self._saved or self._thread.submit(self._save)).result()
 
-    def _save(self, path: Path) -> None:
+    def _save(self) -> None:
         cells = [cell for drawn in self._cells if (cell := drawn.result()) is not None]
-        contact_sheet(cells or [Image.new("RGB", (1, 1))]).save(path, compress_level=1)
+        contact_sheet(cells or [Image.new("RGB", (1, 1))]).save(self._path, compress_level=1)
 
     def _cell(self, shown: Shown) -> Image.Image | None:
         try:

@@ -7,6 +7,7 @@ object for each box, and what is counted is counted at once for many pictures. W
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 import orjson
@@ -96,7 +97,8 @@ class ShortWay:
     """The samples of pictures that can go the short way, and the counts of those that did."""
 
     def __init__(self, rows: Rows, writer: SampleWriter, frame: _Frame, *, unnamed: bool) -> None:
-        self._known, self._writer, self._frame, self._unnamed = _Known(rows), writer, frame, unnamed
+        self._known, self._frame, self._unnamed = _Known(rows), frame, unnamed
+        self.file = cache(writer.file)  # that samples of a split belong to
         self._counts = _Counts()
 
     @classmethod
@@ -109,10 +111,6 @@ class ShortWay:
             return None
         frame = _Frame.of(writer, Question(asker.plain, (), orjson.loads(_ANSWER)))
         return None if frame is None else cls(reader.rows, writer, frame, unnamed=choice.classes is None)
-
-    def file(self, split: str) -> str:
-        """The file that samples of a split belong to."""
-        return self._writer.file(split)
 
     def sample(self, label: str, picture: str) -> Sample | None:
         """What the label file at that path makes of the picture of that name; None where that is not usual."""

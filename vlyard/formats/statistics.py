@@ -117,7 +117,7 @@ class Tally:
     def add_boxes(self, boxes: Sequence[Gridded], width: int, height: int) -> None:
         """Count the boxes of pictures of one size in pixels, which is 0 where nobody looked."""
         # The boxes are most of the work: plain floats here, which a test compares with `Box.iou`.
-        thin, sized, sums, least = self.thin, self.sized, self.iou_sums, self.iou_least
+        thin, ious = self.thin, [list[float]() for _ in _SIZE_NAMES]
         thousandths, ratios = self.bars["box_side_thousandths"], self.bars["box_width_to_height"]
         pixels = self.bars["box_side_pixels"]
         scale, shape = sqrt(width * height) / 1000, (width / height if height else 0.0)
@@ -134,7 +134,7 @@ class Tally:
                 pixels[bisect_right(_PIXELS, side * scale)] += 1
                 ratios[bisect_right(_RATIOS, across / down * shape)] += 1
             shorter = across if across < down else down
-            thin[-1 if shorter >= _THIN[-1] else bisect_right(_THIN, shorter)] += 1
+            thin[bisect_right(_THIN, shorter)] += 1
             gridded = (right - left) * (bottom - top)
             iou = 0.0
             if gridded:
@@ -144,10 +144,11 @@ class Tally:
                 iou = shared / (area + gridded - shared)
             else:
                 self.collapsed += 1
-            size = bisect_right(_SIZES, side)
-            sized[size] += 1
-            sums[size] += iou
-            least[size] = min(least[size], iou)
+            ious[bisect_right(_SIZES, side)].append(iou)
+        for size, found in enumerate(ious):
+            self.sized[size] += len(found)
+            self.iou_sums[size] += sum(found)
+            self.iou_least[size] = min(self.iou_least[size], *found, 1.0)
         self.points += without_area
         self.boxes += len(boxes) - without_area
 

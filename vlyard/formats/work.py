@@ -34,6 +34,7 @@ from vlyard.formats.tree import storable
 from vlyard.formats.writing import Piece, Writer
 
 Pictures = Literal["copy", "link", "keep"]
+_NOBODY_LOOKED = Look(), None
 _SHOWN_EACH = 12  # pictures of a chunk that may come on the contact sheet
 
 
@@ -178,6 +179,8 @@ class Work:
 
     def _look(self, unit: Unit) -> tuple[Look, Finding | None]:
         """The picture's look, and what forbids to use it."""
+        if self.options.check == "none" and unit.name.isascii():
+            return _NOBODY_LOOKED
         try:
             unit.name.isascii() or unit.name.encode()
             return look(unit.path, self.options.check, max_pixels=self.max_pixels, name=unit.name), None
