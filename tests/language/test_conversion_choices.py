@@ -161,6 +161,25 @@ def test_several_processes_write_what_one_writes(tmp_path: Path) -> None:
         assert (tmp_path / "out1" / name).read_bytes() == (tmp_path / "out2" / name).read_bytes()
 
 
+def test_a_long_folder_is_done_in_its_order_in_however_many_processes_and_pieces(tmp_path: Path) -> None:
+    source, small = _set(tmp_path, count=0), picture((8, 8))
+    for folder, count in (("a", 10), ("b", 600), ("c", 300)):  # more than a chunk has, and no multiple of it
+        for number in range(count):
+            name = f"{folder}/{number}"
+            write_set(source, {f"images/{name}.jpg": small, f"labels/{name}.txt": f"{number % 3} .5 .5 .4 .4\n"})
+    write_set(source, {"images/c/x.jpg": small, "labels/b/stray.txt": LINE})
+    for name, processes, chosen in (("one", 1, {}), ("two", 2, {}), ("each", 1, {"split": {"train": 1.0}})):
+        converted(source, tmp_path / name, options(check="none", **chosen), pictures="keep", processes=processes)
+
+    made = (tmp_path / "one" / "grounding.json").read_bytes()
+    assert len(orjson.loads(made)) == 911
+    for name in ("two", "each"):  # a new split looks at pictures one by one
+        assert (tmp_path / name / "grounding.json").read_bytes() == made
+    rows = [orjson.loads((tmp_path / name / "report.json").read_bytes())["rows"] for name in ("one", "two", "each")]
+    assert rows[0] == rows[1] == rows[2]
+    assert len(rows[0]) == 2
+
+
 def test_there_and_back_again_costs_no_more_than_the_grid(tmp_path: Path) -> None:
     source = _set(tmp_path, "0 0.123456 0.654321 0.077777 0.033333\n2 0.5 0.5 0.9 0.9\n", count=2)
     converted(source, tmp_path / "there")

@@ -8,7 +8,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,7 +31,7 @@ from vlyard.formats.sheet import Sheet
 from vlyard.formats.statistics import Tally
 from vlyard.formats.streams import Streams
 from vlyard.formats.tree import Tree
-from vlyard.formats.work import Job, Jobs, Pictures, Sheaf, Work
+from vlyard.formats.work import Job, Jobs, Pictures, Sheaf, Span, Work
 from vlyard.formats.writers.table import make_writer
 from vlyard.formats.writing import Made
 from vlyard.jobs.conversion import ConversionOptions
@@ -180,12 +179,12 @@ class _Conversion:
         read = self.totals.as_json()["pictures"]["read"]
         self.progress(1.0, f"{read} of {read} pictures")
 
-    def _jobs(self) -> Iterator[Job]:
+    def _jobs(self) -> Iterator[Job | Span]:
         """The pictures to do; what is none is put aside on the disk, since a report tells of it at the end."""
         policy = self.work.options.policy
         with self.strays.open("wb") as told:
             for item in self.plan.jobs():
-                if isinstance(item, Job):
+                if isinstance(item, Job | Span):
                     yield item
                 else:
                     status = judge([item.finding], policy)
@@ -295,7 +294,21 @@ def _done(sheaf: Sheaf) -> int:
     return pictures["kept"] + pictures["refused"] + pictures["left_out"] + len(sheaf.held_back)
 
 
-def _chunks(jobs: Iterable[Job], size: int) -> Iterator[Jobs]:
-    jobs = iter(jobs)
-    while chunk := Jobs(islice(jobs, size)):
+def _chunks(items: Iterable[Job | Span], size: int) -> Iterator[Jobs | Span]:
+    """All jobs in their order, so many at a time; fewer where a long span begins."""
+    chunk = Jobs()
+    for item in items:
+        rest: Iterable[Job] = (item,) if isinstance(item, Job) else item
+        if isinstance(item, Span) and (whole := len(item.run.names) // size * size):
+            if chunk:
+                yield chunk
+                chunk = Jobs()
+            yield from (item.part(first, first + size) for first in range(0, whole, size))
+            rest = item.part(whole, len(item.run.names))
+        for job in rest:
+            chunk.append(job)
+            if len(chunk) == size:
+                yield chunk
+                chunk = Jobs()
+    if chunk:
         yield chunk

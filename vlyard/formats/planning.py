@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 
 from vlyard.formats.options import Options
 from vlyard.formats.ordering import chance
-from vlyard.formats.reading import Reader, Stray, Unit
-from vlyard.formats.work import Job
+from vlyard.formats.readers.yolo import YoloReader
+from vlyard.formats.reading import Reader, Run, Stray, Unit
+from vlyard.formats.work import Job, Span
 from vlyard.formats.writing import Writer
 
 
@@ -41,16 +42,22 @@ class Plan:
             limits.append((split, ordered[place] if place < len(ordered) else 2**64))
         return cls(reader, options.seed, tuple(limits), writer, len(ordered))
 
-    def jobs(self) -> Iterator[Stray | Job]:
+    def jobs(self) -> Iterator[Stray | Job | Span]:
         """Every unit in its split, with the name that the output gives its picture; and every stray."""
         taken: set[int] = set()
-        unique = self.writer.unique_stems
-        for number, item in enumerate(self.reader.units()):
+        number, unique, reader = 0, self.writer.unique_stems, self.reader
+        as_they_are = not (self.limits or unique)
+        for item in reader.runs() if as_they_are and isinstance(reader, YoloReader) else reader.units():
+            if isinstance(item, Run):
+                yield Span(number, item)
+                number += len(item.names)
+                continue
             if isinstance(item, Stray):
                 yield item
-                continue
-            unit = item._replace(split=self._split(item)) if self.limits else item
-            yield Job(number, unit, self._unique(unit, taken) if unique else unit.name)
+            else:
+                unit = item._replace(split=self._split(item)) if self.limits else item
+                yield Job(number, unit, self._unique(unit, taken) if unique else unit.name)
+            number += 1
 
     def _split(self, unit: Unit) -> str:
         own = _chance(self.seed, unit.name)

@@ -3,7 +3,7 @@
 A reader turns one annotation into a `Draft`, or refuses it; whether the box can be is judged here, once for all.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -50,6 +50,22 @@ class Unit(NamedTuple):
     split: str  # train, val or test
     label: str | None = None  # the file that describes it, absolute; None: there is none
     key: int | None = None  # the reader's own number for it, where a file describes many pictures
+
+
+class Run(NamedTuple):
+    """Pictures of one folder that all have a label file of their own name in another one: what most sets consist of."""
+
+    names: Sequence[str]  # of the pictures' files
+    folder: str  # of the pictures, absolute
+    inside: str  # the same from the set's root, with a slash behind; empty for the root
+    labels: str  # the folder of the label files, absolute
+    split: str
+
+    def units(self) -> Iterator[Unit]:
+        """Each picture as a unit of its own."""
+        _, folder, inside, labels, split = self
+        for name in self.names:
+            yield Unit(inside + name, f"{folder}/{name}", split, f"{labels}/{name[: name.rindex('.')]}.txt")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import marshal
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from vlyard.formats.faults import FAULTS, Fault, Finding, Status
 from vlyard.formats.looking import look, rewritten
 from vlyard.formats.options import LABEL_FORMATS, Options
 from vlyard.formats.picture import damaged
-from vlyard.formats.reading import Place, Reader, Reading, Refused, Row, Unit
+from vlyard.formats.reading import Place, Reader, Reading, Refused, Row, Run, Unit
 from vlyard.formats.record import Look, Question, Record
 from vlyard.formats.report import Totals
 from vlyard.formats.short_way import ShortWay
@@ -57,6 +57,22 @@ class Jobs(list[Job]):
 def _unpacked(packed: bytes) -> Jobs:
     # It comes from this program's own process, and of the same Python.
     return Jobs(Job(number, Unit(*unit), name, chosen) for number, unit, name, chosen in marshal.loads(packed))  # noqa: S302
+
+
+@dataclass(frozen=True)
+class Span:
+    """Jobs for the pictures of a run, which are made where they are done."""
+
+    number: int  # of the first picture
+    run: Run
+
+    def __iter__(self) -> Iterator[Job]:
+        for number, unit in enumerate(self.run.units(), self.number):
+            yield Job(number, unit, unit.name)
+
+    def part(self, first: int, last: int) -> "Span":
+        """Those from one place to before another one."""
+        return Span(self.number + first, self.run._replace(names=self.run.names[first:last]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +109,7 @@ class Work:
     pictures: Pictures
     max_pixels: int
 
-    def do(self, jobs: Sequence[Job]) -> Sheaf:
+    def do(self, jobs: Iterable[Job]) -> Sheaf:
         """Do a chunk of pictures. Raises `InvalidInput` for a fault under the policy `strict`."""
         sheaf = Sheaf()
         for job in jobs:

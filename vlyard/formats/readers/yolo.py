@@ -9,9 +9,9 @@ from vlyard.errors import Complaint, InvalidInput
 from vlyard.formats.classes import Classes
 from vlyard.formats.readers import yolo_layouts
 from vlyard.formats.readers.yolo_layouts import SAME_FOLDER, Dataset
-from vlyard.formats.readers.yolo_pairs import units
+from vlyard.formats.readers.yolo_pairs import runs, units
 from vlyard.formats.readers.yolo_rows import Coordinates, Rows, first_rows, is_pose, looks_like_rows
-from vlyard.formats.reading import Reading, Stray, Unit, Wanted
+from vlyard.formats.reading import Reading, Run, Stray, Unit, Wanted
 from vlyard.formats.record import Look
 from vlyard.formats.tree import Tree, storable
 
@@ -49,6 +49,10 @@ class YoloReader:
     def units(self) -> Iterator[Unit | Stray]:
         """As `Reader.units`."""
         return units(self.dataset)
+
+    def runs(self) -> Iterator[Unit | Run | Stray]:
+        """As `units`, with many pictures at once where that is possible."""
+        return runs(self.dataset)
 
     def read(self, unit: Unit, look: Look, reading: Reading) -> None:
         """As `Reader.read`: a picture without a label file shows no object."""

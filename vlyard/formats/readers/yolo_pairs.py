@@ -14,7 +14,7 @@ from pathlib import Path
 from vlyard.formats import faults
 from vlyard.formats.readers.yolo_layouts import NAMES_FILES, SAME_FOLDER, Dataset, Source, Split
 from vlyard.formats.readers.yolo_rows import count_rows, looks_like_rows
-from vlyard.formats.reading import Place, Stray, Unit
+from vlyard.formats.reading import Place, Run, Stray, Unit
 from vlyard.formats.tree import Tree, is_picture
 
 # What people call a folder of pictures, and what they call the one of its labels.
@@ -40,6 +40,15 @@ class _Seen:
 
 def units(dataset: Dataset) -> Iterator[Unit | Stray]:
     """Every picture of every split in the set's own order, then all strays. Sorted, so that two runs agree."""
+    for item in runs(dataset):
+        if isinstance(item, Run):
+            yield from item.units()
+        else:
+            yield item
+
+
+def runs(dataset: Dataset) -> Iterator[Unit | Run | Stray]:
+    """The same, with many pictures at once wherever all of a folder have their labels in one place."""
     pairing = _Pairing(dataset, _Seen(), Homes(dataset))
     for split in dataset.splits:
         for source in split.sources:
@@ -59,7 +68,7 @@ class _Pairing:
     seen: _Seen
     homes: "Homes"
 
-    def of_source(self, split: Split, source: Source) -> Iterator[Unit | Stray]:
+    def of_source(self, split: Split, source: Source) -> Iterator[Unit | Run | Stray]:
         if source.path is None:
             finding = faults.SPLIT_MISSING.found(split=split.name, entry=source.written)
             yield Stray(Place(self.dataset.described_by), finding)
@@ -87,8 +96,12 @@ class _Pairing:
             for labels, pictures in _label_folders(self.dataset, folder.rstrip("/")):
                 self.seen.homes.setdefault(labels, set()).add(pictures)
 
-    def _of_folder(self, split: Split, folder: str, names: Sequence[str]) -> Iterator[Unit | Stray]:
+    def _of_folder(self, split: Split, folder: str, names: Sequence[str]) -> Iterator[Unit | Run | Stray]:
         near = self.homes.near(folder)
+        if near and not self.seen.folders and not self.seen.names and near[0].has_all(names):
+            self.seen.homes.setdefault(near[0].folder, set()).add(folder)
+            yield Run(names, folder, f"{folder}/"[len(f"{self.dataset.tree.root}/") :], near[0].folder, split.name)
+            return
         near = near if any(home.label(name) for home in near for name in names) else ()
         before, split_name = len(f"{self.dataset.tree.root}/"), split.name
         read = bool(self.seen.folders or self.seen.names)
@@ -116,14 +129,14 @@ class _Pairing:
                 self.seen.homes.setdefault(place, set()).add(folder)
             yield Unit(path[before:], path, split_name, label)
 
-    def _of_list(self, split: Split, listing: Path) -> Iterator[Unit | Stray]:
+    def _of_list(self, split: Split, listing: Path) -> Iterator[Unit | Run | Stray]:
         """The pictures that a text file names, one a line."""
         with listing.open(encoding="utf-8-sig", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield from self._listed(split, listing, number, line.strip())
 
-    def _listed(self, split: Split, listing: Path, number: int, written: str) -> Iterator[Unit | Stray]:
+    def _listed(self, split: Split, listing: Path, number: int, written: str) -> Iterator[Unit | Run | Stray]:
         """One line of a list: `./` is the list's folder, else the layout's bases are tried."""
         tree, seen = self.dataset.tree, self.seen
         bases = (*self.dataset.bases, listing.parent)
@@ -172,6 +185,11 @@ class _Home:
         stems = {name[:-4] for name in names if name.endswith(".txt")}
         others = (name for name in names if not name.endswith(".txt")) if len(stems) < len(names) else ()
         return stems, {name[:-4]: name for name in others if name[-4:].lower() == ".txt"}
+
+    def has_all(self, pictures: Sequence[str]) -> bool:
+        """Whether each of these pictures has its label file here, under exactly its own name."""
+        stems, _ = self._stems
+        return stems.issuperset([name[: name.rindex(".")] for name in pictures])
 
     def label(self, picture: str) -> str | None:
         """The label file of a picture of that name: `a.txt` for `a.jpg`, or what people also write."""
