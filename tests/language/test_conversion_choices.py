@@ -168,8 +168,8 @@ def test_a_long_folder_is_done_in_its_order_in_however_many_processes_and_pieces
             name = f"{folder}/{number}"
             write_set(source, {f"images/{name}.jpg": small, f"labels/{name}.txt": f"{number % 3} .5 .5 .4 .4\n"})
     write_set(source, {"images/c/x.jpg": small, "labels/b/stray.txt": LINE})
-    for name, processes, chosen in (("one", 1, {}), ("two", 2, {}), ("each", 1, {"split": {"train": 1.0}})):
-        converted(source, tmp_path / name, options(check="none", **chosen), pictures="keep", processes=processes)
+    for name, processes, split in (("one", 1, None), ("two", 2, None), ("each", 1, {"train": 1.0})):
+        converted(source, tmp_path / name, options(check="none", split=split), pictures="keep", processes=processes)
 
     made = (tmp_path / "one" / "grounding.json").read_bytes()
     assert len(orjson.loads(made)) == 911

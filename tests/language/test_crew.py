@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from vlyard.errors import ChildDied, Complaint, InvalidInput
-from vlyard.formats.crew import Crew, Doing, usable_cores
+from vlyard.formats.crew import Crew, usable_cores
+from vlyard.formats.helper import Doing
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,9 @@ it would have to wait.
 """
 
 import contextlib
-import gc
 import os
 import pickle
 import queue
-import struct
 import subprocess
 import sys
 import threading
@@ -19,9 +17,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from vlyard.errors import ChildDied
+from vlyard.formats.helper import Doing, receive, send
 
 # Ctrl-C is for whoever starts us: our pipe closes then. What the work is made of is loaded while the source is still
 # looked at.
@@ -29,24 +28,14 @@ _START = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 import vlyard.formats.work
-from vlyard.formats.crew import serve
+from vlyard.formats.helper import serve
 serve()
 """
 _AHEAD = 3  # chunks that a helper is given before it is done with the first, so that it never waits for the next
 _PIPE = 2**20  # bytes: a chunk's result fits in, so that no helper waits for its reader; the most that Linux gives
-_LENGTH = struct.Struct("!Q")
 Chunk = TypeVar("Chunk")
-Result_co = TypeVar("Result_co", covariant=True)
 Result = TypeVar("Result")
 Waiting = queue.SimpleQueue[tuple[Any, "Future[Any]"] | None]  # chunks that nobody has begun; None: there are no more
-Chunk_contra = TypeVar("Chunk_contra", contravariant=True)
-
-
-class Doing(Protocol[Chunk_contra, Result_co]):
-    """Something that can be pickled and knows how to do a chunk."""
-
-    def do(self, jobs: Chunk_contra, /) -> Result_co:
-        """Do one chunk."""
 
 
 class Crew:
@@ -139,7 +128,7 @@ class _Member:
         pipe = self.process.stdin
         assert pipe is not None
         try:
-            _send(pipe, told)
+            send(pipe, told)
             while True:
                 self.room.acquire()
                 item = None if self.gone else self.waiting.get()
@@ -147,7 +136,7 @@ class _Member:
                     break
                 chunk, future = item
                 self.given.put(future)
-                _send(pipe, pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL))
+                send(pipe, pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL))
         except OSError:
             pass  # it is gone: whoever takes its results sees that, and says so
         self.given.put(None)
@@ -156,7 +145,7 @@ class _Member:
         pipe = self.process.stdout
         assert pipe is not None
         while (future := self.given.get()) is not None:
-            data = _receive(pipe)
+            data = receive(pipe)
             if data is None:
                 self.gone = True
                 future.set_exception(ChildDied(f"A helper process ended early, with status {self.process.wait()}"))
@@ -202,41 +191,3 @@ def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return min(cores, max(1, int(allowed) // int(period)))
     except (OSError, ValueError):  # no such file, or `max`
         return cores
-
-
-def serve() -> None:
-    """Be a helper: read the work, then do chunks until the pipe closes."""
-    pipe_in, pipe_out = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # nothing else may speak on the pipe
-    told = _receive(pipe_in)
-    if told is None:
-        return
-    work = pickle.loads(told)  # noqa: S301 - from our own parent
-    gc.freeze()  # what is loaded stays: the collector need not look at it again and again
-    try:
-        while (data := _receive(pipe_in)) is not None:
-            _send(pipe_out, _answer(work, data))
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever asked is gone
-
-
-def _answer(work: Doing[Any, Any], data: bytes) -> bytes:
-    try:
-        return pickle.dumps((True, work.do(pickle.loads(data))), pickle.HIGHEST_PROTOCOL)  # noqa: S301
-    except Exception as error:  # noqa: BLE001 - it is raised where the result is awaited
-        return pickle.dumps((False, error), pickle.HIGHEST_PROTOCOL)
-
-
-def _send(pipe: Any, data: bytes) -> None:
-    pipe.write(_LENGTH.pack(len(data)) + data)
-    pipe.flush()
-
-
-def _receive(pipe: Any) -> bytes | None:
-    """The next message; None where the other side is gone."""
-    head = pipe.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        return None
-    (length,) = _LENGTH.unpack(head)
-    data: bytes = pipe.read(length)
-    return data if len(data) == length else None

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from vlyard.formats import faults
 from vlyard.formats.readers.yolo_layouts import NAMES_FILES, SAME_FOLDER, Dataset, Source, Split
@@ -30,6 +31,7 @@ class _Seen:
     folders: list[tuple[str, str]] = field(default_factory=list)  # read as a whole: with a slash, and the split
     names: dict[str, str] = field(default_factory=dict)  # read by a list -> split
     homes: dict[str, set[str]] = field(default_factory=dict)  # folder of labels -> folders of their pictures
+    whole: dict[str, str] = field(default_factory=dict)  # folder of labels -> the folder whose pictures have them all
     moved: set[str] = field(default_factory=set)  # labels of pictures that were moved away from them
 
     def split_of(self, path: str) -> str | None:
@@ -98,8 +100,11 @@ class _Pairing:
 
     def _of_folder(self, split: Split, folder: str, names: Sequence[str]) -> Iterator[Unit | Run | Stray]:
         near = self.homes.near(folder)
-        if near and not self.seen.folders and not self.seen.names and near[0].has_all(names):
+        alone = names and near and not self.seen.folders and not self.seen.names
+        if alone and (found := near[0].found(names)):
             self.seen.homes.setdefault(near[0].folder, set()).add(folder)
+            if found == "all":
+                self.seen.whole[near[0].folder] = folder
             yield Run(names, folder, f"{folder}/"[len(f"{self.dataset.tree.root}/") :], near[0].folder, split.name)
             return
         near = near if any(home.label(name) for home in near for name in names) else ()
@@ -186,10 +191,13 @@ class _Home:
         others = (name for name in names if not name.endswith(".txt")) if len(stems) < len(names) else ()
         return stems, {name[:-4]: name for name in others if name[-4:].lower() == ".txt"}
 
-    def has_all(self, pictures: Sequence[str]) -> bool:
-        """Whether each of these pictures has its label file here, under exactly its own name."""
-        stems, _ = self._stems
-        return stems.issuperset([name[: name.rindex(".")] for name in pictures])
+    def found(self, pictures: Sequence[str]) -> Literal["", "each", "all"]:
+        """Whether each of these has its label file here, under exactly its name, and whether these files are all."""
+        stems, odd = self._stems
+        wanted = {name[: name.rindex(".")] for name in pictures}
+        if wanted == stems and not odd:
+            return "all"
+        return "each" if wanted <= stems else ""
 
     def label(self, picture: str) -> str | None:
         """The label file of a picture of that name: `a.txt` for `a.jpg`, or what people also write."""
@@ -288,6 +296,8 @@ def _orphans(pairing: _Pairing) -> Iterator[Stray]:
     lists = {str(source.path) for split in dataset.splits for source in split.sources}
     lists.add(str(dataset.names_file))
     for labels in sorted(seen.homes):
+        if seen.homes[labels] == {seen.whole.get(labels)}:
+            continue
         pictures = (name for folder in seen.homes[labels] for name in dataset.tree.picture_names(folder))
         beside = {name[: name.rindex(".")] for name in pictures}
         beside.update({other for stem in beside if not stem.isascii() for other in _spellings(stem)})

@@ -285,20 +285,19 @@ def plain_rows(path: str) -> PlainRows | None:
     if data is None or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
         return None
     try:
-        if _shape(data) == _SHAPE * data.count(b"\n"):
+        if _has_shape(data):
             return PlainRows(*_plain(data))
         lines = [b" ".join(line.split()) for line in data.removesuffix(b"\n").split(b"\n")]
         rows = b"".join(line + b"\n" for line in lines if line)
+        if not _has_shape(rows):
+            return None
         return PlainRows(*_plain(rows), lines.count(b"") if data else 0, b"\r" in data)
     except ValueError:
         return None
 
 
 def _plain(rows: bytes) -> tuple[list[bytes], list[Corners]]:
-    """What rows of `class x y width height` say. Raises `ValueError` where anything is unusual."""
-    count = rows.count(b"\n")
-    if _shape(rows) != _SHAPE * count:
-        raise ValueError(rows)
+    """What rows of that shape say. Raises `ValueError` where anything is unusual."""
     # In a row with four spaces are five fields at most; so all have five where there are five times as many as rows.
     fields = rows.split()
     ids = fields[::5]
@@ -311,7 +310,7 @@ def _plain(rows: bytes) -> tuple[list[bytes], list[Corners]]:
     for place, (x1, y1, x2, y2) in enumerate(corners):
         if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):  # what is not a number fails comparisons, too
             corners[place] = _inside(x1, y1, x2, y2)
-    if len(set(corners)) != count or len(ids) != count:
+    if not len(set(corners)) == len(ids) == rows.count(b"\n"):
         raise ValueError(rows)
     return ids, corners
 
@@ -324,9 +323,9 @@ def _inside(x1: float, y1: float, x2: float, y2: float) -> Corners:
     return left, top, right, bottom
 
 
-def _shape(rows: bytes) -> bytes:
-    """What is left without the numbers."""
-    return rows.translate(None, _OF_NUMBERS)
+def _has_shape(rows: bytes) -> bool:
+    """Whether each row is as many numbers as a class and a box are, or fewer, with one space between."""
+    return rows.translate(None, _OF_NUMBERS) == _SHAPE * rows.count(b"\n")
 
 
 def _whole(path: str) -> bytes | None:
