@@ -23,7 +23,7 @@ _REQUESTS = 1_500  # in one turn
 
 
 def measure(stage: Stage) -> Sequence[Figure]:
-    with stage.yard("api") as yard, _insert_alone(stage, yard) as url:
+    with stage.yard("api") as yard, insert_alone(stage, yard) as url:
         plain, alone = in_turns(lambda: posts_a_second(yard, _REQUESTS), lambda: _rows_a_second(url))
         keyed, again = in_turns(lambda: posts_a_second(yard, _REQUESTS, keyed=True), lambda: _rows_a_second(url))
     name = "FastAPI and one INSERT"
@@ -50,7 +50,8 @@ def _rows_a_second(url: str) -> float:
 
 
 @contextmanager
-def _insert_alone(stage: Stage, yard: Yard) -> Iterator[str]:
+def insert_alone(stage: Stage, yard: Yard) -> Iterator[str]:
+    """The URL of the baseline, which writes into the yard's database."""
     port = free_port((yard.settings.api_port,))
     words = (yard.database_url, str(yard.settings.api_connections), LOOPBACK, str(port))
     url = f"http://{LOOPBACK}:{port}/rows"
