@@ -161,7 +161,7 @@ def test_a_bad_key_is_refused(running: Running) -> None:
 
 def test_a_cancelled_conversion_leaves_no_process_and_no_result(running: Running, tmp_path: Path) -> None:
     # given a long conversion that runs in a process of its own
-    draw_dataset(tmp_path / "one", count=1, seed=4, side=32)
+    draw_dataset(tmp_path / "one", count=1, seed=4, side=640)
     label, picture = (tmp_path / "one/labels/0000.txt").read_bytes(), (tmp_path / "one/images/0000.png").read_bytes()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

@@ -13,7 +13,7 @@ import pytest
 
 from vlyard.errors import ChildDied, Complaint, InvalidInput
 from vlyard.formats.crew import Crew, usable_cores
-from vlyard.formats.helper import Doing
+from vlyard.formats.member import Doing
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from vlyard.errors import ChildDied
-from vlyard.formats.helper import Doing, receive, send
+from vlyard.formats.member import Doing, receive, send
 
 # Ctrl-C is for whoever starts us: our pipe closes then. What the work is made of is loaded while the source is still
 # looked at.
@@ -28,7 +28,7 @@ _START = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 import vlyard.formats.work
-from vlyard.formats.helper import serve
+from vlyard.formats.member import serve
 serve()
 """
 _AHEAD = 3  # chunks that a helper is given before it is done with the first, so that it never waits for the next
