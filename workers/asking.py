@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Literal, TypeVar
 
 import structlog
@@ -35,6 +36,7 @@ _PIXELS_A_TOKEN = 32 * 32  # Qwen3-VL's
 _VAST = 2**23  # pixels whose memory is worth to be given back at once
 
 _Made = TypeVar("_Made")
+_MAKING = Lock()
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,14 @@ def _end_process(error: BaseException) -> None:
     os._exit(_LOST_DEVICE_EXIT_CODE)
 
 
-@lru_cache(maxsize=1)
 def own_models() -> Models:
-    """This process's own."""
+    """This process's own: the same for all its threads, also for those that ask for the first time together."""
+    with _MAKING:  # a cache lets each of these make its own; two would load at once, which transformers does not bear
+        return _made()
+
+
+@lru_cache(maxsize=1)
+def _made() -> Models:
     return make_models(load_settings())
 
 
