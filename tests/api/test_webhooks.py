@@ -180,14 +180,20 @@ def test_all_messages_are_listed_page_by_page_also_those_of_one_moment(visitor: 
     assert visitor.get(other, params={"cursor": every[0]}).json() == {"data": [], "next_cursor": None}
 
 
+def make_gone(visitor: Visitor, receiver: Receiver, database: Database, settings: Settings) -> dict[str, Any]:
+    """A webhook that was disabled, since its receiver answered the end of a job with 410."""
+    made = make(visitor, receiver.url)
+    receiver.answers = [410]
+    visitor.post(f"/v1/jobs/{visitor.submit()['id']}/cancel")
+    deliver_all(database, settings)
+    return made
+
+
 def test_a_message_that_was_given_up_or_has_arrived_is_sent_again_with_the_same_id(
     visitor: Visitor, receiver: Receiver, database: Database, api_settings: Settings
 ) -> None:
     # given a message that was given up when its webhook was disabled
-    made = make(visitor, receiver.url)
-    receiver.answers = [410]
-    visitor.post(f"/v1/jobs/{visitor.submit()['id']}/cancel")
-    deliver_all(database, api_settings)
+    made = make_gone(visitor, receiver, database, api_settings)
     listed = f"/v1/webhooks/{made['id']}/deliveries"
     [given_up] = visitor.get(listed).json()["data"]
     path = f"/v1/webhooks/deliveries/{given_up['id']}/redeliver"
@@ -224,10 +230,7 @@ def test_a_disabled_webhook_that_is_enabled_again_is_told_of_what_ends_from_then
     visitor: Visitor, receiver: Receiver, database: Database, api_settings: Settings
 ) -> None:
     # given a webhook whose receiver has said that it is gone, and a job that ended meanwhile
-    made = make(visitor, receiver.url)
-    receiver.answers = [410]
-    visitor.post(f"/v1/jobs/{visitor.submit()['id']}/cancel")
-    deliver_all(database, api_settings)
+    made = make_gone(visitor, receiver, database, api_settings)
     assert visitor.get(f"/v1/webhooks/{made['id']}").json()["disabled_because"] == "the receiver answered 410 Gone"
     visitor.post(f"/v1/jobs/{visitor.submit()['id']}/cancel")
     # when it is enabled again
