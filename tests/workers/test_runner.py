@@ -1,15 +1,18 @@
 """What a worker does around a handler that has a process of its own."""
 
+import io
 import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 import torch
+from PIL import Image
 
 from control import submit
 from control.rules import rules_from
@@ -204,3 +207,23 @@ def test_a_worker_that_leaves_waits_for_no_card_and_claims_nothing(system: Syste
         runner.leaving.set()
         assert runner.answer("training", [(job, 1)]) == []
     assert system.job(job).state is State.DISPATCHED
+
+
+def test_what_a_job_in_the_workers_own_process_fetched_is_removed_when_it_ends(
+    system: System, runner: Runner, tmp_path: Path
+) -> None:
+    caller, file = system.caller(), io.BytesIO()
+    Image.new("RGB", (32, 32)).save(file, "PNG")
+    picture = system.upload(caller, "red.png", file.getvalue(), "image/png")
+    job = system.submit(caller, kind="inference", model="untrained", image=str(picture), prompt="?", max_new_tokens=1)
+    with system.database.transaction() as session:
+        queue.dispatch(session, [[job]])
+    place = tmp_path / "work"
+    place.mkdir()
+    tidy = replace(runner, settings=system.settings.model_copy(update={"work_dir": place}))
+
+    [ending] = tidy.run([(job, 1)])
+
+    own_models().warm.unload()
+    assert ending.outcome is Outcome.SUCCEEDED
+    assert list(place.iterdir()) == []
