@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from control.preparing import DEFAULT_POOL
 from control.stack.ports import free_port
@@ -20,7 +21,12 @@ IN_CI = os.environ.get("CI") == "true"
 
 
 def pytest_configure() -> None:
-    """Have Ctrl-C work in every process that a test starts: a shell that runs us in the background has it ignored."""
+    """Have Ctrl-C work in every process that a test starts: a shell that runs us in the background has it ignored.
+
+    And let no example of a property fail because the machine was busy: tests are not timed.
+    """
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -122,7 +122,7 @@ def answer(question: Question) -> list[list[Waiting]]:
     return [[by_id[job] for job in message] for message in bundles(chosen, waiting, MOST)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(QUESTIONS)
 def test_every_chosen_job_leads_one_message_and_nobody_travels_twice(question: Question) -> None:
     messages = answer(question)
@@ -131,7 +131,7 @@ def test_every_chosen_job_leads_one_message_and_nobody_travels_twice(question: Q
     assert len(set(travelling)) == len(travelling)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(QUESTIONS)
 def test_a_message_holds_no_more_than_its_kind_allows_and_only_one_teams_jobs_for_one_model(question: Question) -> None:
     for message in answer(question):
@@ -140,7 +140,7 @@ def test_a_message_holds_no_more_than_its_kind_allows_and_only_one_teams_jobs_fo
         assert len(message) == 1 or not any(row.alone for row in message)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(QUESTIONS)
 def test_company_is_spread_evenly_and_nobody_stays_while_there_is_room(question: Question) -> None:
     chosen, waiting = question
@@ -155,7 +155,7 @@ def test_company_is_spread_evenly_and_nobody_stays_while_there_is_room(question:
     assert len(answer(question)) == len(chosen)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(QUESTIONS)
 def test_company_comes_along_by_priority_and_then_by_age(question: Question) -> None:
     def rank(row: Waiting) -> tuple[int, datetime, UUID]:
@@ -170,7 +170,7 @@ def test_company_comes_along_by_priority_and_then_by_age(question: Question) -> 
         assert all(rank(row) < rank(left) for row in companions if group(row) == group(left))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(QUESTIONS, st.integers())
 def test_the_order_of_those_who_wait_does_not_change_the_messages(question: Question, seed: int) -> None:
     chosen, waiting = question
@@ -178,7 +178,7 @@ def test_the_order_of_those_who_wait_does_not_change_the_messages(question: Ques
     assert bundles(chosen, shuffled, MOST) == bundles(chosen, waiting, MOST)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(QUESTIONS, st.integers(1, 4))
 def test_whoever_was_chosen_travels_however_many_slots_there_are(question: Question, slots: int) -> None:
     chosen, waiting = question

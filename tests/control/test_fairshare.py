@@ -113,13 +113,13 @@ def held_by(team: UUID, running: Sequence[Running], chosen: Sequence[Waiting]) -
     return sum(row.count for row in running if row.team == team) + sum(row.team == team for row in chosen)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from(KINDS), max_size=7), GROUPS)
 def test_seated_is_what_trying_every_slot_finds(kinds: list[str], groups: list[Slots]) -> None:
     assert seated(Counter(kinds), groups) == most_seated(kinds, groups)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(JOBS, RUNNING, SHARES, GROUPS)
 def test_every_choice_keeps_the_limits_fits_and_leaves_no_slot_idle(
     waiting: list[Waiting], running: list[Running], shares: Mapping[UUID, Share], groups: list[Slots]
@@ -143,7 +143,7 @@ def test_every_choice_keeps_the_limits_fits_and_leaves_no_slot_idle(
         assert is_limited or most_seated(demand(running, [*chosen, left]), groups) == taken + len(chosen)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(JOBS, RUNNING, SHARES, GROUPS, st.integers())
 def test_the_order_of_the_question_does_not_change_the_answer(
     waiting: list[Waiting], running: list[Running], shares: Mapping[UUID, Share], groups: list[Slots], seed: int
@@ -153,7 +153,7 @@ def test_the_order_of_the_question_does_not_change_the_answer(
     assert again == choose(waiting, running, {}, shares, groups)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(JOBS, st.integers(0, 4), st.integers(-5, 5))
 def test_a_team_cannot_gain_places_by_priority(waiting: list[Waiting], count: int, priority: int) -> None:
     def places(jobs: Sequence[Waiting]) -> Counter[UUID]:

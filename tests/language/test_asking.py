@@ -294,7 +294,7 @@ def test_one_object_that_is_too_long_alone_is_refused() -> None:
         asked(record(target("a very long name indeed " * 10)), tokenizer=TOKENIZER, max_answer_tokens=40)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(targets_anywhere(), min_size=1, max_size=12),
     st.integers(90, 300),

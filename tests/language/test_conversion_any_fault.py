@@ -148,7 +148,7 @@ def rows_in(label: Path) -> int:
         return sum(bool(line.strip()) for line in file)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @example(labelme([[(0, 0, 20, 15)], [(5, 5, 20, 15)]]) | {"labels/0.json": LONG_INTEGER, "images/0.jpg": PICTURE,
          "images/1.jpg": PICTURE}, "fix", "header", "sharegpt")  # fmt: skip
 @example(yolo([[(0, 0, 20, 15)]]) | {"labels/0.TXT": "1 .5 .5 .4 .4".encode("utf-16"), "images/0.jpg": PICTURE},

@@ -305,7 +305,7 @@ line = st.sampled_from(
 label_file = st.one_of(st.none(), st.lists(line, max_size=6))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(label_file, st.sampled_from(["good", "turned", "broken", "missing"])), max_size=5),
     st.sampled_from(["fix", "skip"]),

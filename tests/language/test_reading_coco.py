@@ -353,7 +353,7 @@ side = st.floats(0, 500).map(lambda value: round(value, 3))
 
 
 @given(st.lists(st.tuples(side, side, side, side), min_size=1, max_size=5, unique=True))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_boxes_that_are_written_are_read_back(tmp_path_factory: pytest.TempPathFactory, boxes: list[Any]) -> None:
     root = tmp_path_factory.mktemp("set")
     annotations = [{**BOX, "bbox": [x, y, width + 1, height + 1]} for x, y, width, height in boxes]

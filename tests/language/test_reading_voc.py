@@ -236,7 +236,7 @@ number = st.integers(0, 499)
 
 
 @given(st.lists(st.tuples(number, number, number, number), min_size=1, max_size=5, unique=True))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_boxes_that_are_written_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, boxes: list[tuple[int, int, int, int]]
 ) -> None:

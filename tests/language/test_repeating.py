@@ -229,7 +229,7 @@ def test_every_field_of_every_kind_is_said_again_whatever_it_may_be(kind: Kind, 
     assert {name for name, field in fields.items() if can_be_emptied(field)} <= emptied
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(spec=SPECS, how=HOW)
 def test_whatever_texts_and_numbers_are_in_it(spec: dict[str, Any], how: dict[str, Any], folder: Path) -> None:
     says_it_again(Submission.model_validate({"spec": spec, **how}), folder)

@@ -52,7 +52,7 @@ def files(draw: st.DrawFn) -> dict[str, str | bytes]:
     return made
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @example(made={"data.yaml": f"train: images/train\nnames: {NAMES}\n", "images/train/a.jpg": PICTURES[0],
                "labels/train/a.txt": "\n".join(USUAL)}, to="sharegpt")  # fmt: skip
 @given(made=files(), to=st.sampled_from(FORMS))

@@ -57,7 +57,7 @@ rows = st.tuples(*(st.one_of(st.integers(1, 10**6).map(lambda n: n / 10**6), st.
 
 
 @pytest.mark.parametrize("to", READ)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(box_with_area, min_size=1, max_size=4), sizes)
 @example([((0.2505, 0.7495), (0.0005, 0.0015))], (640, 480))
 @example([((1 / 3, 2 / 3), (1e-12, 1.0))], (8000, 1))
@@ -79,7 +79,7 @@ def _hangs_on_nothing(one: Target) -> bool:
     return near and (x1 == x2 or y1 == y2)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows)
 def test_from_yolo_to_thousandths_and_back_moves_no_edge_by_more_than_half_a_thousandth(
     row: tuple[float, float, float, float],

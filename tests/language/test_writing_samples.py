@@ -98,7 +98,7 @@ def test_sharegpt_is_what_it_was_to_the_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("to", ["sharegpt", "sharegpt-from-value", "tutorial"])
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.lists(st.lists(targets_anywhere(), max_size=4), min_size=1, max_size=3))
 def test_llama_factory_reads_whatever_the_labels_are(
     tmp_path_factory: pytest.TempPathFactory, to: str, parts: list[list[Target]]

@@ -151,6 +151,43 @@ def test_rows_that_leave_and_rows_that_join_change_nothing_for_the_others(demo: 
     assert batch.length == 10 + len(rows[0].encoded.ids) - 1
 
 
+def test_rows_that_take_the_seats_of_others_change_nothing_for_those_who_stay(demo: LoadedModel) -> None:
+    alone = [follow(begin(demo, [make_row(demo, request)]), 20) for request in requests()]
+    rows = [make_row(demo, request) for request in requests()]
+
+    batch = begin(demo, [rows[2], make_row(demo, requests()[0]), make_row(demo, requests()[2])])
+    follow(batch, 5)
+    late = begin(demo, [rows[1], rows[3]])
+    follow(late, 1)
+    batch.seat([2, 1], late)
+    follow(batch, 4)
+    assert batch.rows == [rows[2], rows[3], rows[1]]
+    assert batch.unused([1, 2]) == 4 + len(rows[2].encoded.ids) - len(rows[1].encoded.ids)
+    batch.keep([1, 2])  # the longest leaves, and with it the places that only it and those before have used
+    [(scores, _)] = follow(batch, 1)
+
+    for at, row in enumerate([3, 1]):
+        torch.testing.assert_close(scores[at], alone[row][5][0][0], atol=1e-4, rtol=0)
+    assert batch.length == 5 + len(rows[1].encoded.ids)
+
+
+def test_who_takes_a_seat_does_not_inherit_what_is_no_number(demo: LoadedModel) -> None:
+    rows = [make_row(demo, request) for request in requests()]
+    alone = follow(begin(demo, [make_row(demo, requests()[3])]), 2)
+    batch = begin(demo, [rows[2], rows[0]])
+    follow(batch, 1)
+    for layer in batch._layers:
+        layer.keys[1], layer.values[1] = torch.nan, torch.nan
+
+    late = begin(demo, [rows[3]])
+    follow(late, 1)
+    batch.seat([1], late)
+    [(scores, [_, token])] = follow(batch, 1)
+
+    torch.testing.assert_close(scores[1], alone[1][0][0], atol=1e-4, rtol=0)
+    assert [token] == alone[1][1]
+
+
 def test_a_row_that_begins_anew_goes_on_where_it_was(demo: LoadedModel) -> None:
     row = make_row(demo, requests()[2])
     first = follow(begin(demo, [row]), 6)

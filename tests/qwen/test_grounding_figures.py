@@ -65,7 +65,7 @@ BOXES = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     pictures=st.lists(st.tuples(*[st.lists(BOXES, max_size=4)] * 2), min_size=1, max_size=6),
     ignore_labels=st.booleans(),

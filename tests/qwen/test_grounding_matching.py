@@ -86,7 +86,7 @@ def test_by_overlap_the_sum_counts_and_not_the_number() -> None:
     assert [(pair.truth, pair.found) for pair in match_by_overlap(truth, found)] == [(0, 1), (1, 0)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(truth=things_strategy(4), found=things_strategy(4), threshold=st.sampled_from([0.25, 0.5, 0.75]))
 def test_no_other_way_to_pair_them_is_better(truth: list[Thing], found: list[Thing], threshold: float) -> None:
     pairs = match(truth, found, threshold)
@@ -97,7 +97,7 @@ def test_no_other_way_to_pair_them_is_better(truth: list[Thing], found: list[Thi
     assert len({pair.truth for pair in pairs}) == len({pair.found for pair in pairs}) == len(pairs)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(truth=things_strategy(5), found=things_strategy(5), data=st.data())
 def test_which_boxes_are_matched_does_not_depend_on_their_order(
     truth: list[Thing], found: list[Thing], data: st.DataObject

@@ -60,7 +60,7 @@ CORNERS = st.tuples(*[st.floats(0, 500, width=32)] * 2, *[st.floats(500, 1000, w
 THINGS = st.lists(st.builds(Thing, st.sampled_from("ab"), CORNERS), max_size=4)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(pictures=st.lists(st.tuples(THINGS, THINGS), min_size=1, max_size=6), seed=st.integers(0, 99))
 def test_no_order_of_pictures_or_boxes_changes_any_figure(
     pictures: list[tuple[list[Thing], list[Thing]]], seed: int

@@ -104,15 +104,36 @@ class Batch:
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone. All have had a token."""
         assert self._last is not None
-        chosen = torch.tensor(rows, device=self._device)
-        used = self._used.index_select(0, chosen)
-        start = int(used.any(dim=0).int().argmax())  # the first place that one of them uses
+        chosen, start = torch.tensor(rows, device=self._device), self.unused(rows)
         for layer in self._layers:
             layer.keep(chosen, start)
-        self._use(used[:, start : self.length])
+        self._use(self._used.index_select(0, chosen)[:, start : self.length])
         self.length -= start
         self._next, self._last = self._next[chosen], self._last[chosen]
         self.rows = [self.rows[row] for row in rows]
+        self._choice = self._make_choice()
+
+    def unused(self, rows: Sequence[int]) -> int:
+        """How many places, from the first one on, none of these rows uses."""
+        used = self._used.index_select(0, torch.tensor(rows, device=self._device))
+        return int(used.any(dim=0).int().argmax())
+
+    def seat(self, rows: Sequence[int], other: "Batch") -> None:
+        """Put another batch's rows, which is used up, in the places of these. All have had a token.
+
+        No row of it may be longer than this batch.
+        """
+        assert self._last is not None
+        assert other._last is not None
+        seats = torch.tensor(rows, device=self._device)
+        for mine, theirs in zip(self._layers, other._layers, strict=True):
+            mine.seat(seats, theirs)
+        newcomers = _left(other._used[:, : other.length], self.length)
+        self._use(self._used[:, : self.length].index_copy(0, seats, newcomers))
+        self._next = self._next.index_copy(0, seats, other._next)
+        self._last = self._last.index_copy(0, seats, other._last)
+        for seat, row in zip(rows, other.rows, strict=True):
+            self.rows[seat] = row
         self._choice = self._make_choice()
 
     def join(self, other: "Batch") -> None:

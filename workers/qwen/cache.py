@@ -49,6 +49,14 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.values = self.values[:, :, start:].index_select(0, here)
         self.length -= start
 
+    def seat(self, rows: torch.Tensor, other: "RoomyLayer") -> None:
+        """Put the other's rows, which are not longer, in the places of these rows: no other row is copied."""
+        here, begin = rows.to(self.keys.device), self.length - other.length
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            # Not left as it was: no mask hides what is no number.
+            mine[:, :, :begin].index_fill_(0, here, 0)
+            mine[:, :, begin : self.length].index_copy_(0, here, theirs[:, :, : other.length])
+
     def join(self, other: "RoomyLayer", length: int) -> None:
         """Add the other's rows below; both are moved to the right, up to this length."""
         self.keys = torch.cat([_right(layer.keys, layer.length, length) for layer in (self, other)])

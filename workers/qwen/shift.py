@@ -18,7 +18,11 @@ from workers.qwen.memory import naming_out_of_memory
 from workers.qwen.ticket import Ticket
 
 _JOIN_EVERY = 8  # tokens between two looks for questions that may join: each joining reads their prompts first
-_DEAD_WEIGHT = 8  # rows that have ended leave the batch once they are this part of it: leaving copies the cache
+# Whoever leaves has the cache of all who stay copied. So a row that has ended stays for whoever joins to take its
+# place, and rows leave once they are this part of the batch,
+_DEAD_WEIGHT = 1 / 8
+_DEAD_BURDEN = 1 / 2  # or at once where they are more of it than this.
+_DEAD_LENGTH = 1 / 4  # The same holds for places before the first that a row uses, which grow where seats are taken.
 
 
 def serve(loaded: LoadedModel, desk: Desk, features: FeatureCache) -> None:
@@ -57,15 +61,20 @@ class Company:
             ticket = self._tickets[at]
             if ticket and ticket.hear(token, self._terminators):
                 self._tickets[at] = None
-        self.tidy(len(tokens) // _DEAD_WEIGHT)
+        if self._tickets.count(None) > len(tokens) * _DEAD_BURDEN:
+            self.compact()
 
     def let_go(self, rows: int) -> list[Ticket]:
-        """Only so many of those that go on stay, the first ones; returns the others. `tidy` has to follow."""
-        going_on = [at for at, ticket in enumerate(self._tickets) if ticket]
-        leaving = [ticket for at in going_on[rows:] if (ticket := self._tickets[at])]
-        for at in going_on[rows:]:
+        """Only so many of those that go on stay, the first who came; returns the others."""
+        going_on = sorted(((at, ticket) for at, ticket in enumerate(self._tickets) if ticket), key=_arrival)
+        for at, _ in going_on[rows:]:
             self._tickets[at] = None
-        return leaving
+        return [ticket for _, ticket in going_on[rows:]]
+
+    @property
+    def rows(self) -> int:
+        """How many there are, with those that have ended."""
+        return len(self._tickets)
 
     @property
     def length(self) -> int:
@@ -73,17 +82,40 @@ class Company:
         return self._batch.length
 
     def join(self, other: "Company") -> None:
-        """Go on together with another, which is used up."""
-        self.tidy(0)
-        other.tidy(0)
+        """Go on together with another, which is used up: on seats that are free, where there are enough."""
+        other.compact()
+        free = [at for at, ticket in enumerate(self._tickets) if not ticket]
+        if len(other._tickets) <= len(free) and other.length <= self.length:
+            seats = free[: len(other._tickets)]
+            self._batch.seat(seats, other._batch)
+            for seat, ticket in zip(seats, other._tickets, strict=True):
+                self._tickets[seat] = ticket
+            return
+        self.compact()
         self._batch.join(other._batch)
         self._tickets += other._tickets
 
-    def tidy(self, bearable: int) -> None:
-        """Let rows that have ended leave, where there are more than so many."""
-        if self._tickets.count(None) > bearable and self.tickets:
-            self._batch.keep([row for row, ticket in enumerate(self._tickets) if ticket])
+    def tidy(self) -> None:
+        """Let go of what is dead, where it is worth it."""
+        going_on = self._places()
+        dead = len(self._tickets) - len(going_on)
+        if dead > len(self._tickets) * _DEAD_WEIGHT or self._batch.unused(going_on) > self.length * _DEAD_LENGTH:
+            self.compact()
+
+    def compact(self) -> None:
+        """Let go of all that is dead: rows that have ended, and places before the first that one of the others uses."""
+        going_on = self._places()
+        if going_on and (len(going_on) < len(self._tickets) or self._batch.unused(going_on)):
+            self._batch.keep(going_on)
             self._tickets = list(self.tickets)
+
+    def _places(self) -> list[int]:
+        """Of the rows that go on."""
+        return [at for at, ticket in enumerate(self._tickets) if ticket]
+
+
+def _arrival(place: tuple[int, Ticket]) -> float:
+    return place[1].arrived
 
 
 class Shift:
@@ -105,6 +137,8 @@ class Shift:
             if self._company:
                 self._attempt([], self._make_room)
             self._take_in()
+            if self._company:
+                self._attempt([], self._company.tidy)
         if self._company:
             self._attempt([], self._company.step)
         if self._company and not self._company.tickets:
@@ -140,10 +174,11 @@ class Shift:
     def _make_room(self) -> None:
         """Where answers became longer than was expected, the last who came go on later."""
         assert self._company
-        rows = self._desk.rows_for(self._company.length + _JOIN_EVERY)
-        if leaving := self._company.let_go(rows):
-            self._desk.put_back_for_room(leaving)
-            self._company.tidy(0)
+        if self._company.rows > self._desk.rows_for(self._company.length + _JOIN_EVERY):
+            self._company.compact()
+            if leaving := self._company.let_go(self._desk.rows_for(self._company.length + _JOIN_EVERY)):
+                self._desk.put_back_for_room(leaving)
+                self._company.compact()
 
     def _join(self) -> None:
         """From now on all go on together."""
