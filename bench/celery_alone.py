@@ -1,6 +1,6 @@
 """Celery with nothing of ours: the baseline of `bench.latency` and `bench.throughput`.
 
-One worker with a pool of two threads, as our worker has two slots; no results, no events, and tasks that do next to
+One worker with a pool of as many threads as our worker has slots; no results, no events, and tasks that do next to
 nothing.
 """
 
@@ -12,11 +12,13 @@ from functools import cache
 import redis
 from celery import Celery
 
+from bench.stage import SLOTS
+
 app = Celery("bench", broker=os.environ["BENCH_REDIS_URL"])
 app.conf.update(
     task_ignore_result=True,
     worker_pool="threads",
-    worker_concurrency=2,
+    worker_concurrency=SLOTS,
     worker_hijack_root_logger=False,
     broker_transport_options={"global_keyprefix": "bench:"},
 )

@@ -25,6 +25,7 @@ from db.session import Database
 from vlyard.teams import Role
 
 IDLE_POOL = "idle"  # no worker serves it
+SLOTS = 4  # of a worker for short jobs: some compute while others wait for the disk
 _FRESH_SECONDS = 30
 
 
@@ -126,7 +127,7 @@ def answers(url: str) -> bool:
 _WORDS: Mapping[str, Sequence[str]] = {
     "api": ("api",),
     "dispatcher": ("dispatcher",),
-    "worker": ("worker", "--device", "cpu", "--slots", "2"),
+    "worker": ("worker", "--device", "cpu", "--slots", str(SLOTS)),
     "asker": ("worker", "--device", "gpu", "--slots", "2"),
 }
 

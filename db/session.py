@@ -71,7 +71,10 @@ def _is_outage(error: BaseException) -> bool:
 def to_json(value: Any) -> str:
     """The value as JSON that PostgreSQL takes."""
     # PostgreSQL's JSON holds neither NUL nor half a surrogate pair, and a model's answer may have either.
-    return _NUL.sub(r"\1\\ufffd", json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode())
+    text = json.dumps(value, ensure_ascii=False)
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()
+    return _NUL.sub(r"\1\\ufffd", text) if "\\u0000" in text else text
 
 
 def _insist_on_life(connection: Any, record: Any, _fairy: Any) -> None:
