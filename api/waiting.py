@@ -5,6 +5,7 @@ who wait for it.
 """
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +25,7 @@ from vlyard.errors import Unavailable
 log = structlog.get_logger()
 
 _POLL_SECONDS = 1.0  # how soon news are noticed whose wake-up was lost
-_PAUSE_SECONDS = 0.02  # between two looks, however often somebody wakes us
+_PAUSE = 3  # times as long as a look took, until the next one, however often somebody wakes us: a quarter of the time
 _BATCH = 200  # events or pieces of a log that one look brings to one who waits
 
 Wish = TypeVar("Wish")
@@ -143,6 +144,7 @@ class Waiters:
             wishes = self._ends.wishes(), self._events.wishes(), self._logs.wishes()
             if not any(wishes):
                 continue
+            began = time.monotonic()
             try:
                 ended, happened, said = await run_in_threadpool(self._look, *wishes)
             except Unavailable as error:  # the next look finds it
@@ -153,7 +155,7 @@ class Waiters:
                 self._ends.tell(ended)
                 self._events.tell(happened)
                 self._logs.tell(said)
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(_PAUSE * (time.monotonic() - began))
 
     def _look(
         self, ends: Sequence[UUID], places: Sequence[events.Place], logged: Sequence[logs.Place]

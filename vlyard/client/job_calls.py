@@ -133,17 +133,17 @@ class JobCalls(Connection):
         """
         give_up = None if timeout is None else time.monotonic() + timeout
         longest = POLL_WITH_PROGRESS if on_progress else POLL
-        wait, told = 0.0, None
+        wait, told = 0.0 if on_progress else longest, None
         while True:
-            job = self.job(id, wait=wait)
+            left = longest if give_up is None else give_up - time.monotonic()
+            job = self.job(id, wait=max(0.0, min(wait, left)))
             if on_progress and told != (told := (job.state, job.attempt, job.progress)):
                 on_progress(job)
             if job.state in TERMINAL:
                 return job
-            left = longest if give_up is None else give_up - time.monotonic()
-            if left <= 0:
+            if give_up is not None and time.monotonic() >= give_up:
                 raise WaitTimeout(f"job {id} is still {job.state} after {timeout:g} s; it goes on")
-            wait = min(longest, left)
+            wait = longest
 
     def result(self, job: Job) -> Result:
         """What a job brought back, as its kind's own class.
