@@ -50,7 +50,7 @@ def why_not(make: Any) -> str:
 def test_a_picture_and_a_prompt_are_sampled_as_the_tutorial_does() -> None:
     spec = ask()
 
-    assert (spec.temperature, spec.top_p, spec.new_tokens, spec.do_sample) == (0.7, 0.8, 128, True)
+    assert (spec.temperature, spec.top_p, spec.top_k, spec.new_tokens, spec.do_sample) == (0.7, 0.8, 20, 128, True)
     assert (spec.repetition_penalty, spec.presence_penalty, spec.frequency_penalty) == (1, 0, 0)
     assert spec.inputs() == (PICTURE,)
     assert spec.trees() == ()
