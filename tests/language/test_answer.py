@@ -205,6 +205,21 @@ def test_a_number_of_any_length_is_no_reason_to_fail() -> None:
     assert answer.notes == (Note.ENTRY_WITHOUT_BOX, Note.NOTHING_FOUND)
 
 
+@pytest.mark.parametrize(
+    ("said", "picture"),
+    [
+        ("0", 0), ("1", 1), ("1.0", 1), ("9999", 9_999), ("10000", None), ("9999.5", None), ("-1", None), ("-0.0", 0),
+        ("true", None), ("NaN", None), ("Infinity", None), ("1e400", None), ("9" * 400, None), ('"1"', None),
+        ("[1]", None),
+    ],
+)  # fmt: skip
+def test_a_pictures_number_is_a_whole_one_that_a_question_may_have(said: str, picture: int | None) -> None:
+    [part] = parse_answer(f'[{{"bbox_2d": [1, 2, 3, 4], "label": "cat", "img_idx": {said}}}]').objects
+
+    assert part.picture == picture
+    assert ("img_idx" in part.attributes) is (picture is None)
+
+
 def box(*corners: float) -> Box:
     return Box.from_thousand(corners)
 

@@ -135,7 +135,8 @@ def _about(entry: dict[str, Any], place: str, name: str | None) -> tuple[int | N
 
 
 def _is_picture(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value in range(_MOST_PICTURES)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value < _MOST_PICTURES and value == int(value)
 
 
 def _label_key(entry: dict[str, Any]) -> tuple[str | None, tuple[Flag, ...]]:
