@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoTokenizer
 
 from vlyard.errors import InvalidInput, OutOfMemory
 from workers.qwen.demo.architecture import DEMO, build_untrained
-from workers.qwen.loading import LoadedModel, choose_attention, load_model, memory_needed
+from workers.qwen.loading import LoadedModel, choose_attention, gpus_of, load_model, memory_needed
 from workers.qwen.memory import naming_out_of_memory
 
 FLASH, SDPA = "flash_attention_2", "sdpa"
@@ -49,7 +50,16 @@ def test_a_model_tells_what_was_chosen_for_it_and_why(demo: LoadedModel) -> None
     assert demo.attention_reason
     assert demo.dtype == demo.model.dtype == (torch.bfloat16 if on_cuda else torch.float32)
     assert ("trained in" in demo.dtype_reason) == on_cuda
+    assert demo.gpus == int(on_cuda)
     assert (demo.name, demo.revision, demo.notes) == ("demo_model", None, ())
+
+
+def test_the_cards_of_a_model_are_those_that_its_tensors_are_on() -> None:
+    with FakeTensorMode():
+        spread = torch.nn.ModuleList([torch.nn.Linear(1, 1, device=f"cuda:{card}") for card in (0, 3, 3)])
+        spread.register_buffer("beside", torch.zeros(1, device="cpu"))
+
+    assert (gpus_of(spread), gpus_of(torch.nn.Linear(1, 1))) == (2, 0)
 
 
 def test_the_memory_a_model_needs_is_known_before_it_is_loaded(untrained: Path) -> None:

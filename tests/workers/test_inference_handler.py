@@ -1,4 +1,5 @@
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
@@ -16,7 +17,7 @@ from vlyard.demo.shapes import draw_scenes
 from vlyard.errors import Cancelled, InvalidInput, UnreadablePicture
 from vlyard.formats.box import Box
 from vlyard.jobs.conversion import DEFAULT_PROMPT
-from vlyard.jobs.inference import BoxFound, InferenceResult, InferenceSpec
+from vlyard.jobs.inference import BoxFound, InferenceResult, InferenceSpec, ModelUsed
 from vlyard.jobs.kinds import KINDS
 from workers.inference import infer, run
 from workers.qwen.demo.architecture import build_untrained
@@ -64,6 +65,7 @@ def test_a_picture_becomes_an_answer_with_its_box_and_a_drawing(desk: Desk, scen
     assert (result.model.name, result.model.attention, result.model.dtype) == ("demo", "sdpa", "float32")
     assert result.model.attention_reason
     assert result.model.dtype_reason
+    assert (result.model.gpus, result.model.notes) == (int(torch.cuda.is_available()), ())
     assert list(result.artefacts) == ["annotated"]
     with Image.open(io.BytesIO(drawing)) as annotated:
         assert annotated.size == (256, 256)
@@ -267,10 +269,13 @@ def test_a_model_may_be_an_artefact(desk: Desk, scene_png: bytes, tmp_path: Path
 # --- tuned models ---------------------------------------------------------------------------------------------
 
 
-def tuned(desk: Desk, told: Manifest | None = None) -> UUID:
-    """An adapter on the demo model, as a training leaves it."""
+def tuned(desk: Desk, told: Manifest | None = None, base_name: str | None = None) -> UUID:
+    """An adapter on the demo model, as a training leaves it, or one that calls its base by another name."""
     folder = desk.folder / "tuned"
     make_adapter(DEMO_FOLDER, folder, r=1)
+    if base_name is not None:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base_name}))
     if told is not None:
         write_manifest(folder, told)
     return desk.lay_down(folder, "tuned")
@@ -291,6 +296,23 @@ def test_a_tuned_model_is_asked_like_any_other_and_its_base_is_loaded_once(desk:
     assert (first.model.name, first.model.adapter, by_adapter.model.adapter) == (str(model), None, str(model))
     assert plain.model.bytes < first.model.bytes < plain.model.bytes + 20_000
     assert desk.models.warm.bytes == first.model.bytes
+
+
+def test_what_is_worth_knowing_about_an_adapter_is_in_the_result(desk: Desk, scene_png: bytes) -> None:
+    adapter = tuned(desk, base_name="Qwen/Qwen3-VL-2B-Instruct")
+
+    result, _ = ask(desk, desk.lay_down(scene_png, "shape.png"), adapter=adapter, max_new_tokens=1, annotate=False)
+
+    assert result.model.notes == ("the adapter says that it is for Qwen3-VL-2B-Instruct, and was put on demo_model",)
+    assert ModelUsed.model_validate_json(result.model.model_dump_json()) == result.model
+
+
+def test_a_result_from_before_gpus_and_notes_were_told_can_be_read(desk: Desk, scene_png: bytes) -> None:
+    result, _ = ask(desk, desk.lay_down(scene_png, "shape.png"), max_new_tokens=1, annotate=False)
+
+    earlier = ModelUsed.model_validate(result.model.model_dump(exclude={"gpus", "notes"}))
+
+    assert (earlier.gpus, earlier.notes) == (None, ())
 
 
 def test_a_tuned_model_sees_pictures_as_in_its_training_unless_the_question_says_how(

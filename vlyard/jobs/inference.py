@@ -292,9 +292,16 @@ class ModelUsed(BaseModel):
     dtype: str
     dtype_reason: str
     device: str
+    gpus: int | None = Field(
+        None,
+        description="Over how many GPUs it is spread; 0: it is on the CPU; null in results from before it was told.",
+    )
     bytes: int = Field(description="Its weights in memory.")
     warm: bool = Field(description="It was in memory already.")
     load_seconds: float = Field(description="What this job waited for it to be loaded; 0 where it was warm.")
+    notes: tuple[str, ...] = Field(
+        (), description="What is worth knowing about it, such as an adapter that says that it is for another base."
+    )
 
 
 class InferenceResult(Result):

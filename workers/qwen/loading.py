@@ -68,6 +68,7 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device  # where its inputs go
     load_seconds: float
+    gpus: int = 0  # over which it is spread; 0: it is on the CPU
     attention_reason: str = ""
     dtype_reason: str = ""
     bytes: int = 0  # of parameters and buffers
@@ -109,6 +110,7 @@ def load_model(folder: Path, adapter: Path | None = None, gpus: int = 1, *, revi
         dtype_reason=plan.precision.reason,
         device=model.device,
         load_seconds=time.monotonic() - began,
+        gpus=gpus_of(model),
         bytes=sum(tensor.numel() * tensor.element_size() for _, tensor in _tensors(model)),
         system=system,
         revision=revision,
@@ -129,6 +131,11 @@ def as_trained(folder: Path, processor: Processor, system: str | None) -> tuple[
     own.image_processor = pictures
     own.chat_template = manifest.chat_template or processor.chat_template
     return own, manifest.system
+
+
+def gpus_of(model: Model) -> int:
+    """On how many GPUs its tensors are."""
+    return len({tensor.device for _, tensor in _tensors(model) if tensor.device.type == "cuda"})
 
 
 def memory_needed(folder: Path) -> int:
