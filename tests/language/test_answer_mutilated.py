@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -187,6 +188,95 @@ def test_a_document_that_is_cut_keeps_its_complete_elements(tags: list[str], dat
     assert all(Flag.TRUNCATED in each.flags for each in elements[complete:])
 
 
+legacy = st.lists(
+    st.tuples(words.map(str.strip), st.lists(st.tuples(places, places, places, places), min_size=1, max_size=3)),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(legacy, st.data())
+def test_an_answer_in_the_tokens_of_qwen2_vl_that_is_cut_keeps_its_complete_boxes(
+    listed: list[tuple[str, list[tuple[int, int, int, int]]]], data: st.DataObject
+) -> None:
+    text, ends = "", []
+    for label, boxes in listed:
+        text += f"<|object_ref_start|>{label}<|object_ref_end|>"
+        for x1, y1, x2, y2 in boxes:
+            text += f"<|box_start|>({x1},{y1}),({x2},{y2})<|box_end|>"
+            ends.append(len(text))
+    cut = data.draw(st.integers(0, len(text)))
+    complete = sum(end <= cut for end in ends)
+    expected = [
+        ("box", label, (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), {})
+        for label, boxes in listed
+        for x1, y1, x2, y2 in boxes
+    ]
+
+    answer = parse_answer(text[:cut])
+
+    assert found(answer) == expected[: len(answer.objects)]
+    assert complete <= len(answer.objects) <= complete + 1
+    assert [Flag.TRUNCATED in part.flags for part in answer.objects[:complete]] == [False] * complete
+    assert all(Flag.TRUNCATED in part.flags for part in answer.objects[complete:])
+    begun = text[:cut].count("<|box_start|>")
+    assert (Note.LEGACY in answer.notes) is (begun > 0)
+    assert (Note.TRUNCATED in answer.notes) is (begun > complete)
+
+
+# How the model speaks in Qwen's cookbooks (the first is an answer of its own, shortened), and what ends an object.
+# https://github.com/QwenLM/Qwen3-VL/tree/main/cookbooks
+SPOKEN = [
+    (
+        '```json\n[\n\t{"bbox_2d": [74, 361, 324, 808], "label": "plate/dish"},\n'
+        '\t{"bbox_2d": [981, 444, 999, 557], "label": "bowl"}\n]\n```',
+        "}",
+    ),
+    (
+        '```json\n[\n\t{"bbox_2d": [74, 361, 324, 808], "name_zh": "盘子", "name_en": "plate"},\n'
+        '\t{"bbox_2d": [981, 444, 999, 557], "name_zh": "碗", "name_en": "bowl"}\n]\n```',
+        "}",
+    ),
+    (
+        '```json\n[\n\t{"point_2d": [346, 328], "label": "person", "role": "player"},\n'
+        '\t{"point_2d": [981, 444], "label": "person", "role": "keeper"}\n]\n```',
+        "}",
+    ),
+    (
+        '[\n\t{"bbox_2d": [74, 361, 324, 808], "text_content": "Open 9-5"},\n'
+        '\t{"bbox_2d": [981, 444, 999, 557], "text_content": "{EXIT}"}\n]',
+        '"}',
+    ),
+    ('[{"bbox_2d": [74, 361, 324, 808], "label": "the sign", "img_idx": 0}]', "}"),
+    ('```json\n[\n\t{"time": 1.0, "bbox_2d": [74, 361, 324, 808], "label": "a dog"}\n]\n```', "}"),
+    ('```json\n[\n\t{"bbox_3d": [0.1, 0.2, 2.5, 0.4, 0.5, 0.6, 0, 0.1, 0], "label": "chair"}\n]\n```', None),
+    ('{"00:23.00 - 00:48.00": "trim the fat"}', None),
+    (
+        '```html\n<html><body><h2 data-bbox="74 36 324 80">Title</h2>'
+        '<p data-bbox="74 361 999 808">A paragraph.</p></body></html>\n```',
+        re.compile("</(?:h2|p)>"),
+    ),
+    ("# Title\n\nA paragraph.\n\n<!-- Image (74, 361, 324, 808) -->\n<!-- Image (81, 444, 999, 557) -->\n", "-->"),
+]
+
+
+@pytest.mark.parametrize(("text", "end"), SPOKEN, ids=[text[:40] for text, _ in SPOKEN])
+def test_a_text_of_the_model_that_is_cut_at_any_place_loses_only_what_was_not_complete(
+    text: str, end: str | re.Pattern[str] | None
+) -> None:
+    whole = parse_answer(text)
+    ends = re.compile(end if isinstance(end, re.Pattern) else re.escape(end)) if end else None
+
+    assert len(whole.objects) == (len(ends.findall(text)) if ends else 0)
+    for cut in range(len(text)):
+        answer = parse_answer(text[:cut])
+        complete = len(ends.findall(text[:cut])) if ends else 0
+
+        assert is_storable(answer)
+        assert answer.objects[:complete] == whole.objects[:complete], text[:cut]
+        assert all(Flag.TRUNCATED in part.flags for part in answer.objects[complete:]), text[:cut]
+
+
 SPLINTERS = [
     "\0", "\ud83d", "\\u0000", "\\ud800", "NaN", "-Infinity", "1e999", "9" * 400, "[" * 50, '{"a":' * 50, "]", "}", '"',
     "'", "\\", "```", "<think>", "</think>", "<|box_start|>(1,2),(3,4)<|box_end|>", '<point x="1" y="2">',
@@ -195,12 +285,14 @@ SPLINTERS = [
 ]  # fmt: skip
 
 
-@given(lists, st.lists(st.tuples(st.integers(0, 2_000), st.sampled_from(SPLINTERS)), min_size=1, max_size=8))
+texts = lists.map(fenced) | st.sampled_from([text for text, _ in SPOKEN])
+
+
+@given(texts, st.lists(st.tuples(st.integers(0, 2_000), st.sampled_from(SPLINTERS)), min_size=1, max_size=8))
 @settings(max_examples=300)
 def test_whatever_is_driven_into_an_answer_it_is_read_and_can_be_stored(
-    listed: list[dict[str, Any]], splinters: list[tuple[int, str]]
+    text: str, splinters: list[tuple[int, str]]
 ) -> None:
-    text = fenced(listed)
     for place, splinter in splinters:
         at = place % len(text)
         text = text[:at] + splinter + text[at:]
