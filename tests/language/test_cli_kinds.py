@@ -195,6 +195,11 @@ def test_other_results_are_shown_as_names_and_values(api: SmallApi) -> None:
     [
         (("inference", "--image", "absent.jpg", "--prompt", "a"), "--image: there is no file or folder absent.jpg"),
         (("inference", "--image", "", "--prompt", "a"), "--image: it names no file or folder"),
+        (
+            ("inference", "--image", __file__, "--prompt", "a", f"--image={__file__}"),
+            "--image was given 2 times; it takes one (for several: --images)",
+        ),
+        (("noop", "--pool", "a", "--pool", "a"), "--pool was given 2 times; it takes one "),
         (("inference", "--image", ".", "--prompt", "a"), "is a folder, and this takes a file"),
         (("inference", "--image", "job:nonsense", "--prompt", "a"), "--image: 'job:nonsense' does not fit"),
         (
@@ -233,6 +238,15 @@ def test_a_bad_option_is_named_before_anything_is_sent(api: SmallApi, words: tup
     assert isinstance(ended.exception, InvalidInput | SystemExit)
     assert said in f"{ended.exception} {ended.stderr}"
     assert api.asked == []
+
+
+def test_flags_and_lists_are_given_as_often_as_one_likes(api: SmallApi) -> None:
+    flags = ("--crash", "--no-crash", "--crash", "--no-wait", "--no-wait")
+
+    ran = run(api, "noop", *flags, "--label", "a=b", "--label", "c=d")
+
+    sent = submitted(api)
+    assert (ran.returncode, sent["spec"]["crash"], sent["labels"]) == (0, True, {"a": "b", "c": "d"})
 
 
 def test_how_a_job_ended_is_told_by_the_exit_status(api: SmallApi) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 import vlyard
 from tests.language.test_cli import run
-from vlyard.cli.app import STATUS, build
+from vlyard.cli.app import STATUS, OnceEach, build
 
 
 def test_control_c_is_as_quiet_while_the_program_is_still_being_imported(tmp_path: Path) -> None:
@@ -112,6 +113,21 @@ def test_every_command_that_ends_speaks_json() -> None:
     }
 
     assert silent == RUNNING
+
+
+def test_every_command_refuses_an_option_of_one_value_that_is_given_twice() -> None:
+    app = build([])
+    refused = 0
+
+    for words, command in leaves(typer.main.get_command(app)):
+        assert isinstance(command, OnceEach), words
+        options = [each for each in command.params if each.param_type_name == "option"]
+        for name in [each.opts[0] for each in options if not (each.multiple or each.is_flag)][:1]:
+            ran = CliRunner().invoke(app, [*words, name, "1", f"{name}=1", name, "2"], env={"COLUMNS": "200"})
+            assert (ran.exit_code, f"{name} was given 3 times; it takes one" in ran.stderr) == (2, True), words
+            refused += 1
+
+    assert refused > 20
 
 
 def test_the_help_lists_the_exit_statuses() -> None:

@@ -7,12 +7,14 @@ get them.
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points, requires
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from typer.core import TyperCommand
 
 import vlyard
 from vlyard.cli import compare, convert, dataset, doctor, jobs, kinds, models, pools, teams, train, watch, webhooks, why
@@ -36,6 +38,22 @@ _ADVICE: Mapping[type[VLyardError], str] = {
 }
 
 Command = Callable[..., None]
+
+
+class OnceEach(TyperCommand):
+    """A command that refuses an option of one value that is given twice: the last one would win without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Count the options, then read them."""
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        for option, times in Counter(order).items():
+            takes_one = option.param_type_name == "option" and not (option.multiple or option.is_flag)
+            if takes_one and times > 1 and not ctx.resilient_parsing:
+                several = [each.opts[0] for each in self.params if each.multiple and each.name == f"{option.name}s"]
+                hint = f" (for several: {several[0]})" if several else ""
+                ctx.fail(f"{option.opts[0]} was given {times} times; it takes one{hint}")
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
 
 
 def main() -> None:
@@ -70,7 +88,16 @@ def build(words: Sequence[str]) -> typer.Typer:
         for name, command in commands.items():
             app.command(name)(command)
         app.info.epilog = "\n\n".join(filter(None, (_EXITS, _offer(missing))))
+    _insist_on_once(app)
     return app
+
+
+def _insist_on_once(app: typer.Typer) -> None:
+    for command in app.registered_commands:
+        command.cls = OnceEach
+    for group in app.registered_groups:
+        if group.typer_instance:
+            _insist_on_once(group.typer_instance)
 
 
 def _names(app: typer.Typer) -> Iterator[str]:
