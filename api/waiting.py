@@ -155,7 +155,7 @@ class Waiters:
                 self._ends.tell(ended)
                 self._events.tell(happened)
                 self._logs.tell(said)
-            await asyncio.sleep(_PAUSE * (time.monotonic() - began))
+            await asyncio.sleep(min(_POLL_SECONDS, _PAUSE * (time.monotonic() - began)))
 
     def _look(
         self, ends: Sequence[UUID], places: Sequence[events.Place], logged: Sequence[logs.Place]

@@ -18,7 +18,7 @@ from bench.stage import Stage, Yard
 from vlyard import Client, NoopSpec
 
 _JOBS = 20  # in one turn
-_PAUSE_SECONDS = 0.02  # between two bare ones: about as long as whoever waits for a job leaves the API alone
+_PAUSE_SECONDS = 0.02  # between two bare ones: about as long as a job takes, while the API has nothing to do
 
 
 def measure(stage: Stage) -> Sequence[Figure]:

@@ -26,7 +26,9 @@ from workers.qwen.features import FeatureCache
 from workers.qwen.inputs import encode
 from workers.qwen.loading import DEMO_FOLDER, LoadedModel, load_model
 from workers.qwen.request import Budget, Request, Turn
-from workers.qwen.sampling import GREEDY, Sampling
+from workers.qwen.sampling import GREEDY, Sampling, seeded
+from workers.qwen.shift import Company
+from workers.qwen.ticket import Ticket
 
 TOGETHER = Limits(batch_tokens=2**20, batch_rows=4, wait_seconds=60, feature_bytes=2**26)  # waits for four
 SHARED = torch.Generator()
@@ -186,6 +188,45 @@ def test_who_takes_a_seat_does_not_inherit_what_is_no_number(demo: LoadedModel) 
 
     torch.testing.assert_close(scores[1], alone[1][0][0], atol=1e-4, rtol=0)
     assert [token] == alone[1][1]
+
+
+def test_who_joins_takes_the_seat_of_a_row_that_has_ended(demo: LoadedModel) -> None:
+    way = Sampling(max_new_tokens=12, temperature=1.3, top_k=30, seed=5, repetition_penalty=1.4, frequency_penalty=0.3)
+
+    def company(*rows: tuple[Request, int]) -> Company:
+        tickets = [_ticket(demo, request, limit) for request, limit in rows]
+        batch = Batch(demo, [ticket.row for ticket in tickets], FeatureCache(0), SHARED)
+        return Company(batch, tickets, frozenset())
+
+    def newcomer() -> Company:
+        return company((replace(requests()[3], sampling=way, scored=True), 12))
+
+    alone = newcomer()
+    [said] = alone.tickets
+    for _ in range(12):
+        alone.step()
+
+    running = company((requests()[0], 3), (requests()[2], 100))
+    for _ in range(4):
+        running.step()
+    late = newcomer()
+    [seated] = late.tickets
+    late.step()
+    running.join(late)
+    assert running.tickets[0] is seated
+    assert running.rows == len(running.tickets) == 2
+    for _ in range(11):
+        running.step()
+
+    assert seated.row.spoken[:12] == said.row.spoken
+    torch.testing.assert_close(torch.tensor(seated.row.logprobs[:12]), torch.tensor(said.row.logprobs))
+
+
+def _ticket(demo: LoadedModel, request: Request, limit: int) -> Ticket:
+    encoded = encode(demo.processor, request)
+    generator = seeded(request.sampling, SHARED.device)
+    row = Row(encoded, rope_positions(demo, encoded), request.sampling, generator, scored=request.scored)
+    return Ticket(row, limit, nothing, None, listened=False, expected=lambda _: limit)
 
 
 def test_a_row_that_begins_anew_goes_on_where_it_was(demo: LoadedModel) -> None:

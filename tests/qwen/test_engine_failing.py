@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from time import monotonic
 
 import pytest
 import torch
 
 from tests.qwen.test_engine import TOGETHER, a_model_that, ask_together, expected, requests, submit
-from vlyard.errors import OutOfMemory
+from vlyard.errors import Cancelled, OutOfMemory
 from workers.qwen.engine import Engine
 from workers.qwen.inputs import encode
 from workers.qwen.loading import LoadedModel
+from workers.qwen.sampling import GREEDY, Sampling
 
 __all__ = ["expected"]  # a fixture
 
@@ -103,3 +106,45 @@ def test_what_fails_in_the_middle_of_answers_goes_on_alone(demo: LoadedModel, ex
 
     assert [each.result().text for each in said] == expected
     assert "".join(heard) == expected[0]  # nothing was told twice
+
+
+def test_who_waits_to_go_on_hears_that_it_is_cancelled(demo: LoadedModel) -> None:
+    first_goes_on: list[float] = []
+    cancelled: list[float] = []
+
+    def breaks(rows: int, tokens: int) -> None:
+        if tokens == 1 and rows > 1:
+            raise ZeroDivisionError("out of the blue")
+
+    def check() -> None:
+        if len(first_goes_on) > 3:
+            cancelled.append(monotonic())
+            raise Cancelled
+
+    asked = [replace(requests()[0], sampling=Sampling(400, repetition_penalty=3.0, seed=seed)) for seed in range(4)]
+    with a_model_that(demo, breaks):
+        said = ask_together(demo, asked, {3: check}, told={0: lambda _: first_goes_on.append(monotonic())})
+
+    assert cancelled[0] < first_goes_on[-1]  # and not once the others were done
+    ended = said[3].result()
+    assert (ended.finish_reason, ended.completion_tokens) == ("cancelled", 1)
+    assert all(each.result().finish_reason != "cancelled" for each in said[:3])
+
+
+def test_where_memory_runs_out_beside_a_row_that_has_ended_the_other_goes_on_alone(
+    demo: LoadedModel, expected: list[str]
+) -> None:
+    asked = [requests()[0], replace(requests()[1], sampling=replace(GREEDY, max_new_tokens=3))]
+    steps: list[int] = []
+
+    def has_little_memory(rows: int, tokens: int) -> None:
+        steps.append(rows)
+        if rows > 1 and len(steps) > 3:
+            raise torch.OutOfMemoryError("the cards are full")
+
+    with a_model_that(demo, has_little_memory) as small:
+        said = ask_together(small, asked, limits=replace(TOGETHER, batch_rows=2))
+
+    assert said[0].result().text == expected[0]
+    assert said[1].result().completion_tokens == 3
+    assert steps[:5] == [2, 2, 2, 2, 1]

@@ -108,8 +108,8 @@ class Connection:
 
     def _send(self, request: httpx.Request, left: float, more: float = 0.0) -> httpx.Response:
         """One try."""
-        seconds = max(SHORTEST_TRY, min(TRY, left)) + more
-        request.extensions["timeout"] = httpx.Timeout(seconds).as_dict()
+        seconds = max(SHORTEST_TRY, min(TRY, left))
+        request.extensions["timeout"] = httpx.Timeout(seconds, read=seconds + more).as_dict()
         with connection_trouble(request.method, request.url, _WHERE):
             reply = self._http.send(request)
         if not reply.is_success:

@@ -2,8 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from vlyard.errors import Unavailable
 from workers.qwen.companions import Room, Size, choose
@@ -16,28 +15,12 @@ class Desk:
     """Where questions wait until the engine's thread takes them."""
 
     def __init__(self, room: Room, wait_seconds: float) -> None:
-        """`wait_seconds` is how long a question waits for company where nobody runs.
-
-        While others are on their way, it is how long after the last one that came.
-        """
+        """`wait_seconds` is how long a question waits for company where nobody runs."""
         self._room, self._wait_seconds = room, wait_seconds
         self._waiting: list[Ticket] = []  # the oldest first
-        self._coming = 0  # questions that are on their way
         self._changed = threading.Condition()
         self._closed = False
         self._fewer_rows, self._fewer_until = room.rows, 0.0  # because memory ran out
-
-    @contextmanager
-    def coming(self) -> Iterator[None]:
-        """Somebody makes a question, to add it before the block ends."""
-        with self._changed:
-            self._coming += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._coming -= 1
-                self._changed.notify_all()
 
     def add(self, ticket: Ticket) -> None:
         """Somebody asks. Raises `Unavailable` once it is closed."""
@@ -60,8 +43,8 @@ class Desk:
     def put_back(self, tickets: Sequence[Ticket], rows: int) -> None:
         """These begin anew, before all others and for a while in batches of so many rows at most: memory ran out."""
         with self._changed:
-            self._waiting[:0] = tickets
             self._fewer_rows, self._fewer_until = max(rows, 1), time.monotonic() + _SHORTAGE_SECONDS
+            self._come_back(tickets)
 
     def rows_for(self, length: int) -> int:
         """How many rows of so many tokens a batch may have; one always."""
@@ -70,14 +53,14 @@ class Desk:
     def put_back_for_room(self, tickets: Sequence[Ticket]) -> None:
         """These go on later, before all others: their companions' answers became longer than was expected."""
         with self._changed:
-            self._waiting[:0] = tickets
+            self._come_back(tickets)
 
     def put_back_alone(self, tickets: Sequence[Ticket]) -> None:
         """These begin anew, before all others and one by one: it is not known which of them is at fault."""
         with self._changed:
             for ticket in tickets:
                 ticket.alone = True
-            self._waiting[:0] = tickets
+            self._come_back(tickets)
 
     def take(self, running: Sequence[Size]) -> list[Ticket]:
         """Those that join the running ones. Where none runs it waits for a question and its company; closed: none."""
@@ -96,6 +79,11 @@ class Desk:
                 ticket.settle(closed())
             self._waiting = []
 
+    def _come_back(self, tickets: Sequence[Ticket]) -> None:
+        for ticket in tickets:
+            ticket.go_back()
+        self._waiting[:0] = sorted(tickets, key=lambda ticket: ticket.arrived)
+
     def _wait(self) -> None:
         """Until there is a question, and then for as long as it may wait for company."""
         while not self._closed:
@@ -105,8 +93,7 @@ class Desk:
                 continue
             if self._waiting[0].alone:
                 return
-            newest = self._waiting[-1] if self._coming else self._waiting[0]
-            left = newest.arrived + self._wait_seconds - time.monotonic()
+            left = self._waiting[0].arrived + self._wait_seconds - time.monotonic()
             if left <= 0 or len(self._choose([])) < len(self._waiting) or len(self._waiting) >= self._most_rows():
                 return
             self._changed.wait(left)

@@ -102,15 +102,9 @@ class Engine:
         return show(self._model().processor, picture, budget)
 
     def ask(
-        self,
-        request: Request | Callable[[], Request],
-        check: Callable[[], None] = _never,
-        told: Callable[[str], None] = _nobody,
+        self, request: Request, check: Callable[[], None] = _never, told: Callable[[str], None] = _nobody
     ) -> Generation:
         """Blocks until the answer is there. Pictures are upright RGB ones.
-
-        A request that takes time to make, such as reading its pictures, is best given as what makes it: questions that
-        wait for a batch then know that this one is on its way.
 
         `check` is called at every token, from another thread, and ends the work by raising; its exception comes out
         unchanged, but for a `Cancelled` once the answer has begun: that gives the words so far. `told` hears the
@@ -120,10 +114,8 @@ class Engine:
         asked = time.monotonic()
         loaded = self._model()
         check()
-        with self._desk.coming():
-            request = request if isinstance(request, Request) else request()
-            ticket = _ticket(loaded, request, self._features, self._lengths, check, listened=told is not _nobody)
-            self._desk.add(ticket)
+        ticket = _ticket(loaded, request, self._features, self._lengths, check, listened=told is not _nobody)
+        self._desk.add(ticket)
         try:
             ended = _outcome(ticket, told)
         finally:
@@ -214,13 +206,14 @@ def _outcome(ticket: Ticket, told: Callable[[str], None]) -> Ended:
     """What becomes of it."""
     while True:
         try:
-            said = ticket.inbox.get(timeout=_PATIENCE if ticket.began is None else None)
+            said = ticket.inbox.get(timeout=_PATIENCE if ticket.waiting else None)
         except Empty:
-            if ticket.began is None:  # from then on the engine's thread looks, at every token
-                ticket.check()
+            if ticket.waiting:
+                ticket.look()
             continue
         if isinstance(said, Ended):
             return said
         if isinstance(said, BaseException):
             raise said
-        told(said)
+        if said:
+            told(said)

@@ -157,6 +157,8 @@ class Shift:
         newcomers = self._desk.take(self._company.sizes() if self._company else [])
         if not newcomers:
             return
+        if self._company and self._company.rows + len(newcomers) > self._desk.rows_for(self._company.length):
+            self._attempt([], self._company.compact)  # so that nobody's memory is taken by who has ended
         self._attempt(newcomers, lambda: self._begin(newcomers))
         if self._fresh and self._fresh.tickets:
             self._attempt([], self._join, also=self._fresh.tickets)
@@ -199,8 +201,9 @@ class Shift:
         try:
             naming_out_of_memory(work)
         except OutOfMemory as error:
+            dead = self._company.rows - len(self._running()) if self._company else 0
             concerned, others = self._let_go(newcomers, also)
-            if len(concerned) + others > 1:
+            if len(concerned) + others + dead > 1:
                 self._desk.put_back(concerned, others + len(concerned) // 2)
                 return
             failure: BaseException = error

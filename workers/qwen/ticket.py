@@ -38,8 +38,10 @@ class Ticket:
     began: float | None = None  # when it came into a batch
     first: float | None = None  # when its first token came
     rows: int = 0  # of the batch that it began in
+    waiting: bool = True  # at the desk, where its caller looks for a stop: in a batch the engine's thread does
     over: bool = False  # it has its answer, or its caller has gone
     alone: bool = False  # something failed in its company, so that it goes on without any
+    # Pieces of the answer and then what becomes of it; an empty piece where it went back to the desk.
     inbox: SimpleQueue[str | Ended | BaseException] = field(default_factory=SimpleQueue)
 
     @property
@@ -49,8 +51,27 @@ class Ticket:
 
     def come_in(self, rows: int) -> None:
         """It is in a batch of so many rows. Where a batch has to begin anew, the first time counts."""
+        self.waiting = False
         if self.began is None:
             self.began, self.rows = time.monotonic(), rows
+
+    def go_back(self) -> None:
+        """It is at the desk again."""
+        self.waiting = True
+        self.inbox.put("")
+
+    def look(self) -> None:
+        """Where it waits, hear whether it is to stop. Raises what `check` raises, but for a `Cancelled` once the answer
+        has begun: that ends it with the words so far.
+        """
+        try:
+            self.check()
+        except Cancelled:
+            if self.first is None:
+                raise
+            if self.transcript:
+                self.transcript.end()
+            self.settle(Ended("cancelled", list(self.row.spoken), time.monotonic()))
 
     def hear(self, token: int | None, terminators: frozenset[int]) -> bool:
         """The row has one more token. Returns whether the row has ended."""
