@@ -225,6 +225,7 @@ def test_other_results_are_shown_as_names_and_values(api: SmallApi) -> None:
         (("noop", "--priority", "1000"), "/priority"),
         (("noop", "--pool", "No Pool"), "/pool"),
         (("noop", "--max-runtime", "-1"), "/max_runtime"),
+        (("noop", "--expires-at", "2036-01-01T00:00:00"), "/expires_at"),
         (("noop", "--no-wait", "--download", "out"), "--download: nothing is there to fetch"),
         (("noop", "--download", __file__), "is no folder"),
     ],

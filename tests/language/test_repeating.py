@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -30,10 +30,12 @@ from vlyard.jobs.kinds import KINDS, Kind
 from vlyard.jobs.ours import fields_set_by_us
 from vlyard.jobs.repeating import Form, can_be_emptied, repeated
 from vlyard.jobs.spec import Spec
+from vlyard.jobs.training import TrainingSpec
 from vlyard.jobs.view import Job, Submission
 
 COMMANDS = typer.main.get_command(build(["jobs"])).commands  # type: ignore[attr-defined]  # a group's; typer hides it
 AN_ID = "0198c0de-0000-7000-8000-000000000000"
+TOMORROW = datetime.now(UTC) + timedelta(days=1)
 EXAMPLES: list[dict[str, Any]] = [
     {"kind": "noop"},
     {"kind": "noop", "seconds": 1.5, "crash": True, "echo": "-a 'b' \"c\" $d\ne", "fail_transiently": 2},
@@ -90,6 +92,7 @@ PLAIN: dict[str, tuple[Any, ...]] = {  # values to try of each of JSON's types
     "null": (None,),
 }
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=30)
+WHOLE = st.integers(-(2**63), 2**63 - 1)
 WORDS = st.lists(TEXT, max_size=3)
 HOW = st.fixed_dictionaries(
     {},
@@ -98,6 +101,7 @@ HOW = st.fixed_dictionaries(
         "priority": st.integers(-100, 100),
         "labels": st.dictionaries(TEXT.filter(lambda key: ":" not in key), TEXT, max_size=3),
         "max_runtime": st.floats(0.5, 1e6),
+        "expires_at": st.integers(1, 10**12).map(lambda more: TOMORROW + timedelta(microseconds=more)),
     },
 )
 SPECS = st.one_of(
@@ -117,7 +121,7 @@ SPECS = st.one_of(
     st.fixed_dictionaries({
         "kind": st.just("conversion"),
         "source": st.just(AN_ID),
-        "classes": st.lists(st.one_of(st.integers(), TEXT, st.integers().map(str)), max_size=4),
+        "classes": st.lists(st.one_of(WHOLE, TEXT, WHOLE.map(str)), max_size=4),
         "rename": st.dictionaries(TEXT, TEXT, max_size=3),
         "prompts": WORDS,
     }),
@@ -126,7 +130,7 @@ SPECS = st.one_of(
 
 def job_of(wanted: Submission, **more: Any) -> Job:
     """A job as a client sees it that was submitted so."""
-    stored = wanted.model_dump(mode="json", include={"spec", "pool", "priority", "labels", "max_runtime"})
+    stored = wanted.model_dump(mode="json", exclude={"expires_in"})
     kind = KINDS[wanted.spec.kind]
     facts = {"id": uuid4(), "kind": kind.name, "state": "queued", "device": kind.device, "attempt": 0}
     return Job.model_validate_json(
@@ -179,7 +183,13 @@ def says_it_again(wanted: Submission, folder: Path) -> None:
 @pytest.mark.parametrize("spec", EXAMPLES, ids=" ".join)
 def test_a_job_is_said_again_in_three_ways_and_each_is_the_same_job(spec: dict[str, Any], folder: Path) -> None:
     says_it_again(Submission.model_validate({"spec": spec}), folder)
-    how = {"pool": "night", "priority": -5, "labels": {"a=b": "-c", "{": "="}, "max_runtime": 90}
+    how = {
+        "pool": "night",
+        "priority": -5,
+        "labels": {"a=b": "-c", "{": "="},
+        "max_runtime": 90,
+        "expires_at": TOMORROW,
+    }
     says_it_again(Submission.model_validate({"spec": spec, **how}), folder)
 
 
@@ -259,6 +269,54 @@ def test_what_vlyard_set_when_it_split_a_job_up_is_left_out() -> None:
     job = job_of(Submission.model_validate({"spec": gathering}))
 
     assert from_cli(repeated(job, Form.CLI)) == Submission.model_validate({"spec": spec})
+
+
+def test_a_time_by_which_it_had_to_start_is_said_again_until_it_has_passed(folder: Path) -> None:
+    wanted = Submission.model_validate({"spec": {"kind": "noop"}, "expires_at": TOMORROW})
+    job = job_of(wanted)
+    late = job.model_copy(update={"expires_at": datetime.now(UTC) - timedelta(seconds=1)})
+
+    says_it_again(wanted, folder)
+    assert repeated(job, Form.CLI) == f"vlyard noop --expires-at {TOMORROW.isoformat()}"
+    assert [repeated(late, form) for form in Form] == [
+        repeated(job.model_copy(update={"expires_at": None}), form) for form in Form
+    ]
+
+
+def picture_of(length: int) -> dict[str, Any]:
+    """A question about a picture that is in it, as a data URI of so many bytes."""
+    head = "data:image/png;base64,"
+    picture = {"type": "image_url", "image_url": {"url": head + "A" * (length - len(head))}}
+    return {"kind": "inference", "messages": [{"role": "user", "content": [picture, {"type": "text", "text": "é?"}]}]}
+
+
+def test_what_is_too_long_for_a_command_line_is_not_said_as_one(folder: Path) -> None:
+    wanted = Submission.model_validate({"spec": picture_of(150_002)})
+    job = job_of(wanted)
+
+    with pytest.raises(InvalidInput, match=r"--messages: it is 150,\d+ bytes long.* \(use yaml or python\)"):
+        repeated(job, Form.CLI)
+    assert from_yaml(repeated(job, Form.YAML), folder) == wanted
+    assert from_python(repeated(job, Form.PYTHON)) == wanted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is a limit of Linux")
+@pytest.mark.parametrize(("start", "before"), [("a", ""), ("-", "--chat-template=")])
+def test_the_longest_command_line_that_is_said_runs_and_one_byte_more_would_not(start: str, before: str) -> None:
+    def line(length: int) -> list[str]:
+        template = start + "é" * ((length - 1) // 2) + "a" * ((length - 1) % 2)
+        return shlex.split(
+            repeated(job_of(Submission(spec=TrainingSpec(dataset=UUID(AN_ID), chat_template=template))), "cli")
+        )
+
+    longest = 128 * 1024 - 1 - len(before)
+    words = line(longest)
+
+    subprocess.run(["/bin/true", *words], check=True)
+    with pytest.raises(OSError, match="too long"):
+        subprocess.run(["/bin/true", *(f"{each}a" if "é" in each else each for each in words)], check=True)
+    with pytest.raises(InvalidInput, match=r"--chat-template: it is 131,072 bytes long"):
+        line(longest + 1)
 
 
 def test_a_job_of_a_kind_that_this_version_does_not_know_is_refused() -> None:

@@ -44,6 +44,9 @@ def _common(
     expires_in: Annotated[
         float | None, typer.Option(help="Fail it where it was not started within so many seconds.")
     ] = None,
+    expires_at: Annotated[
+        str | None, typer.Option(help="The same by a time with its zone, such as 2026-01-31T18:00:00+01:00.")
+    ] = None,
     max_runtime: Annotated[float | None, typer.Option(help="Seconds that an attempt may run.")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for its end and show what it brought.")] = True,
     timeout: Annotated[
@@ -105,7 +108,7 @@ def submission(kind: Kind, values: Mapping[str, Any]) -> tuple[Submission, Local
         for name, value in fields.items()
         if is_artefact(kind.spec.model_fields[name].annotation) or is_nested(kind.spec.model_fields[name].annotation)
     }
-    facts = {name: values[name] for name in ("pool", "priority", "expires_in", "max_runtime")}
+    facts = {name: values[name] for name in ("pool", "priority", "expires_in", "expires_at", "max_runtime")}
     facts["labels"] = table("label", values["label"] or [])
 
     def told(pointer: str, text: str) -> tuple[str, str]:

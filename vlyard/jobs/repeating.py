@@ -1,13 +1,16 @@
-"""From a job to the texts that repeat it: a command line, a pipeline's YAML, and a Python program. Pure.
+"""From a job to the texts that repeat it: a command line, a pipeline's YAML, and a Python program.
 
 Each says only what differs from the defaults. What VLyard set by itself when the job was split up is left out: it
-would be set again. How a field is called on the command line is decided here; `vlyard/cli/options.py` reads it.
+would be set again; and so is an `expires_at` that has passed. How a field is called on the command line is decided
+here; `vlyard/cli/options.py` reads it.
 """
 
+import itertools
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, get_args, get_origin
 from uuid import UUID
@@ -33,6 +36,7 @@ _SINGULAR = {
     "prompts": "prompt",
     "splits": "split",
 }
+_LONGEST_ARGUMENT = 128 * 1024 - 1  # bytes, in Linux: MAX_ARG_STRLEN without the NUL at the end
 _WIDTH = 88  # columns of a program, as formatters have them
 _STEP = "    "
 _BREAKS = frozenset("\x85\u2028\u2029\ufeff")  # what ends a line, or begins a file, in YAML
@@ -49,7 +53,8 @@ class Form(StrEnum):
 def repeated(job: Job, form: Form | str) -> str:
     """The text that repeats the job: a command line (`cli`), a pipeline (`yaml`), or a program (`python`).
 
-    Raises `InvalidInput` where this version cannot read its specification, and for any other form.
+    Raises `InvalidInput` where this version cannot read its specification, where it is too long for a command line,
+    and for any other form.
     """
     if form not in tuple(Form):
         raise InvalidInput(f"a job is not repeated as {form!r}: choose from {', '.join(Form)}")
@@ -67,7 +72,9 @@ def submission_of(job: Job) -> Submission:
         spec = row.spec.model_validate(as_asked(row.spec, stored))
     except ValidationError as error:
         raise InvalidInput(f"job {job.id} does not fit this version: upgrade vlyard") from error
-    return Submission(spec=spec, pool=job.pool, priority=job.priority, labels=job.labels, max_runtime=job.max_runtime)
+    due = job.expires_at if job.expires_at and job.expires_at > datetime.now(UTC) else None
+    how = {"pool": job.pool, "priority": job.priority, "labels": job.labels, "max_runtime": job.max_runtime}
+    return Submission(spec=spec, expires_at=due, **how)
 
 
 def _different(model: BaseModel) -> Iterator[tuple[str, Any]]:
@@ -108,7 +115,17 @@ def _cli(wanted: Submission) -> str:
         words += _words(option(name), _plain(wanted.spec, name, value))
     for name, value in _how(wanted):
         words += _words(option("label" if name == "labels" else name), value)
+    _insist_on_room(words)
     return shlex.join(words)
+
+
+def _insist_on_room(words: list[str]) -> None:
+    for before, word in itertools.pairwise(words):
+        length = len(word.encode())
+        if length > _LONGEST_ARGUMENT:
+            flag = word.partition("=")[0] if word.startswith("--") else before
+            what = f"it is {length:,} bytes long, and an argument has {_LONGEST_ARGUMENT:,} at most"
+            raise InvalidInput("the job is too long for a command line", [Complaint(flag, what, "use yaml or python")])
 
 
 def _plain(spec: Spec, name: str, value: Any) -> Any:
@@ -145,6 +162,8 @@ def _texts(value: Any) -> Iterator[str]:
         yield json.dumps([each.model_dump(mode="json") for each in value], ensure_ascii=False)
     elif isinstance(value, tuple):
         yield from map(str, value)
+    elif isinstance(value, datetime):
+        yield value.isoformat()
     else:
         yield str(value)
 
@@ -205,6 +224,9 @@ def _node(value: Any, names: set[tuple[str, str]]) -> _Node:
         )
     if isinstance(value, UUID):
         return _Brackets(f"{_named(type(value), names)}(", (("", _literal(str(value))),), ")")
+    if isinstance(value, datetime):
+        names.add(("datetime", "datetime"))
+        return _Brackets("datetime.fromisoformat(", (("", _literal(value.isoformat())),), ")")
     if isinstance(value, Mapping):
         return _Brackets("{", tuple((f"{_literal(key)}: ", _node(each, names)) for key, each in value.items()), "}")
     if isinstance(value, tuple):
