@@ -26,7 +26,7 @@ DOCKERFILE = read("docker/Dockerfile")
 COMPOSE: dict[str, Any] = yaml.safe_load(read("docker/compose.yaml"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
-VARIABLE = re.compile(r"\$\{(\w+)(?::\?[^}]*)?\}")
+VARIABLE = re.compile(r"\$\{(\w+)(?::(?:\?[^}]*|-))?\}")  # `:-`: may be left out
 STAGES: dict[str, str] = dict(
     re.findall(r"^FROM \S+ AS (\S+)$(.*?)(?=^FROM |\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL)
 )
