@@ -71,7 +71,7 @@ def test_given_answers_are_measured_without_a_model() -> None:
 
 
 def command(**options: Any) -> dict[str, Any]:
-    return {"data": "here", "base": "demo", "hold_out": 0.1, "pool": "default", **options}
+    return {"data": "here", "base": "demo", "hold_out": None, "pool": "default", **options}
 
 
 def test_one_command_line_is_four_jobs_that_feed_each_other() -> None:
@@ -129,3 +129,12 @@ def test_options_that_do_not_fit_are_refused_by_their_names() -> None:
         entries(command(lora_rank=0), uuid4(), converted=False)
     with pytest.raises(InvalidInput, match="--hold-out"):
         entries(command(hold_out=1.5), uuid4(), converted=False)
+
+
+def test_a_share_to_hold_out_is_the_conversions_and_is_refused_where_there_is_none() -> None:
+    convert = entries(command(hold_out=0.3), uuid4(), converted=False)[0].spec
+
+    assert isinstance(convert, ConversionSpec)
+    assert convert.hold_out == 0.3
+    with pytest.raises(InvalidInput, match="--hold-out: the dataset is converted already"):
+        entries(command(hold_out=0.3), uuid4(), converted=True)

@@ -45,8 +45,12 @@ def _train(
     *,
     base: Annotated[str, typer.Option(help="The model to tune, by name.")] = "demo",
     hold_out: Annotated[
-        float, typer.Option(help="Of labels with one split only, the share that is held out and measured on.")
-    ] = _HOLD_OUT,
+        float | None,
+        typer.Option(
+            help=f"Of labels with one split only, the share that is held out and measured on; {_HOLD_OUT} if not "
+            "given. Refused with data that is converted already."
+        ),
+    ] = None,
     pool: Annotated[str, typer.Option(help="The pool of workers that shall run the jobs.")] = "default",
     as_json: AsJson = False,
 ) -> None:
@@ -93,6 +97,9 @@ def _tell(wanted: Sequence[Entry], results: Mapping[str | None, Result]) -> None
 
 def entries(values: Mapping[str, Any], source: UUID, *, converted: bool) -> list[Entry]:
     """The jobs, in the order in which they feed each other. Raises `InvalidInput` that names the options."""
+    if converted and values["hold_out"] is not None:
+        what, fix = "the dataset is converted already, and keeps its splits", "leave it out, or give the labels"
+        raise InvalidInput("The options do not fit", [Complaint("--hold-out", what, fix)])
     dataset: UUID = source if converted else Reference(f"ref:{_CONVERT}/dataset")
     own = {name: values.get(name) for name in TrainingSpec.model_fields if name not in _OURS}
     named = {"dataset": dataset, "model": values["base"]}
@@ -105,7 +112,8 @@ def entries(values: Mapping[str, Any], source: UUID, *, converted: bool) -> list
     evaluation = EvaluationSpec(dataset=dataset, splits=splits, model=Reference(f"ref:{_TRAIN}/model"))
     jobs: list[tuple[str, Spec]] = [(_CHECK, check), (_TRAIN, training), (_EVALUATE, evaluation)]
     if not converted:
-        conversion = collected(ConversionSpec, {"source": source, "hold_out": values["hold_out"]})
+        share = _HOLD_OUT if values["hold_out"] is None else values["hold_out"]
+        conversion = collected(ConversionSpec, {"source": source, "hold_out": share})
         jobs.insert(0, (_CONVERT, conversion))
     return [Entry(name=name, spec=spec, pool=values["pool"]) for name, spec in jobs]
 
