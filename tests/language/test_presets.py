@@ -2,12 +2,12 @@
 
 import subprocess
 import sys
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from vlyard.errors import InvalidInput
-from vlyard.jobs.presets import NEW_TOKENS, Language, PresetName, question
+from vlyard.jobs.presets import NEW_TOKENS, PRESETS, Language, PresetName, question
 
 FILLED = {
     "refer": {"description": "the cat on the left"},
@@ -16,19 +16,38 @@ FILLED = {
 }
 
 
-def test_the_model_s_own_words_are_used_to_the_letter() -> None:
-    assert question("ground", "en", ["plate/dish", "cup"]) == (
+# What Qwen publishes for the model, filled as its own examples fill it; presets.py says where each is from.
+PUBLISHED: dict[tuple[PresetName, Language], tuple[dict[str, Any], str]] = {
+    ("describe", "en"): ({}, "Describe this image."),
+    ("ground", "en"): (
+        {"classes": ["plate/dish", "cup"]},
         'locate every instance that belongs to the following categories: "plate/dish, cup". '
-        "Report bbox coordinates in JSON format."
-    )
-    assert question("refer", "en", description="the left cat") == (
+        "Report bbox coordinates in JSON format.",
+    ),
+    ("refer", "en"): (
+        {"description": "the left cat"},
         'Locate every object that matches the description "the left cat" in the image. '
-        "Report bbox coordinates in JSON format."
-    )
-    assert question("ocr_lines", "en") == (
-        "Spotting all the text in the image with line-level, and output in JSON format."
-    )
-    assert (question("document_html", "zh"), question("document_markdown", "en")) == ("qwenvl html", "qwenvl markdown")
+        "Report bbox coordinates in JSON format.",
+    ),
+    ("ocr_lines", "en"): ({}, "Spotting all the text in the image with line-level, and output in JSON format."),
+    ("document_html", "en"): ({}, "qwenvl html"),
+    ("document_html", "zh"): ({}, "qwenvl html"),
+    ("document_markdown", "en"): ({}, "qwenvl markdown"),
+    ("document_markdown", "zh"): ({}, "qwenvl markdown"),
+    ("key_information", "en"): (
+        {"keys": ["company", "date", "address", "total"]},
+        'Extract the key-value information in the format:{"company": "", "date": "", "address": "", "total": ""}',
+    ),
+}
+
+
+def test_what_is_marked_as_the_model_s_own_is_what_qwen_publishes_word_for_word() -> None:
+    marked = {(name, language) for name, row in PRESETS.items() for language in row.model_s_own}
+
+    asked = {(name, language): question(name, language, **given) for (name, language), (given, _) in PUBLISHED.items()}
+
+    assert marked == PUBLISHED.keys()
+    assert asked == {key: words for key, (_, words) in PUBLISHED.items()}
 
 
 @pytest.mark.parametrize("name", get_args(PresetName))

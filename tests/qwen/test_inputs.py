@@ -77,6 +77,16 @@ def test_one_bound_of_the_budget_moves_the_checkpoints_other_one(
     assert tokens(Budget(min_pixels=256 * 256)) == 64
 
 
+def test_a_picture_so_slim_that_a_side_is_under_a_cell_exceeds_the_budget_as_qwens_arithmetic_has_it(
+    demo: LoadedModel,
+) -> None:
+    slim = Image.new("RGB", (1990, 10))
+
+    encoded = encode(demo.processor, Request((Turn("user", (slim,)),), budget=Budget(max_pixels=1024)))
+
+    assert encoded.shown[0].tokens == 15  # cells of 32 x 32 pixels, where the budget is one
+
+
 def test_a_pictures_place_in_a_message_is_named_by_its_field(demo: LoadedModel) -> None:
     bad = "<|image_pad|>"
     alone = (Turn("system", (bad,)), Turn("user", ("Hello",)))

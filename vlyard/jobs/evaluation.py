@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vlyard.jobs.generation import GenerationSpec, Word
+from vlyard.jobs.generation import AnswerTokens, GenerationSpec, Word
 from vlyard.jobs.inference import ModelUsed
 from vlyard.jobs.presets import NEW_TOKENS
 from vlyard.jobs.spec import ArtefactId, Result
@@ -24,6 +24,7 @@ class EvaluationSpec(GenerationSpec):
     predictions: ArtefactId | None = Field(
         None, description="The answers to be measured, as a prediction made them; no model is asked then."
     )
+    max_new_tokens: AnswerTokens = None
     do_sample: bool = Field(False, description="Sample the answers; false takes the likeliest token each time.")
     aliases: dict[Word, Word] = Field({}, description="Labels that mean another one, such as `auto` for `car`.")
     ignore_case: bool = Field(False, description="`Car` is `car`.")

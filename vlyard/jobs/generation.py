@@ -15,6 +15,7 @@ from vlyard.jobs.spec import ArtefactId, Reference, Spec
 # The sampling that Qwen's tutorial uses: T 0.7, top-p 0.8, 128 new tokens.
 DEFAULT_TEMPERATURE, DEFAULT_TOP_P, DEFAULT_MAX_NEW_TOKENS = 0.7, 0.8, 128
 LARGEST_MODEL_IN_GPUS = 16
+LONGEST_ANSWER = 32_768  # tokens
 
 # A folder's name in the worker's model directory, or a repository of a model hub at one of its revisions.
 _WORD = "[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -86,6 +87,16 @@ ModelId: TypeAlias = Annotated[
 ]
 Text: TypeAlias = Annotated[str, Field(min_length=1, max_length=32_000)]
 Word: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
+# Of kinds that ask a dataset's own questions.
+AnswerTokens: TypeAlias = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=LONGEST_ANSWER,
+        description="Default: what the answers to the preset need, or those to the dataset's own questions "
+        f"({NEW_TOKENS['ground']}); {DEFAULT_MAX_NEW_TOKENS} with a prompt.",
+    ),
+]
 
 
 class GenerationSpec(Spec):
@@ -126,12 +137,19 @@ class GenerationSpec(Spec):
     )
     stop: tuple[Word, ...] = Field((), max_length=16, description="Texts that end the answer, and are not in it.")
     max_new_tokens: int | None = Field(
-        None, ge=1, le=32_768, description=f"Default: {DEFAULT_MAX_NEW_TOKENS}, or what the preset's answers need."
+        None,
+        ge=1,
+        le=LONGEST_ANSWER,
+        description=f"Default: {DEFAULT_MAX_NEW_TOKENS}, or what the preset's answers need.",
     )
     seed: int | None = Field(None, ge=0, lt=2**32, description="Makes the sampling repeatable.")
     min_pixels: int | None = Field(None, ge=1, le=2**28, description="Smaller pictures are enlarged to so many pixels.")
     max_pixels: int | None = Field(
-        None, ge=1, le=2**28, description="Larger ones are shrunk; default: the model's own."
+        None,
+        ge=1,
+        le=2**28,
+        description="Larger ones are shrunk; default: the model's own. Very slim ones may stay larger: by Qwen's own "
+        "arithmetic no side is under one cell of 32 pixels.",
     )
 
     @field_validator("stop")

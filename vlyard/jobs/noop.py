@@ -11,7 +11,7 @@ class NoopSpec(Spec):
     kind: Literal["noop"] = "noop"
     seconds: float = Field(0, ge=0, le=3600, description="How long to do nothing, in seconds.")
     fail: str = Field("", description="If set, the attempt fails as the user's fault with this message.")
-    fail_transiently: int = Field(0, ge=0, description="How many first attempts fail as transient.")
+    fail_transiently: int = Field(0, ge=0, description="How many first attempts fail with `unavailable`.")
     crash: bool = Field(False, description="If set, every attempt kills the process of the worker that runs it.")
     echo: str = Field("", max_length=10_000, description="Text that comes back in the result.")
 

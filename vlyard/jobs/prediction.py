@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from vlyard.jobs.generation import GenerationSpec
+from vlyard.jobs.generation import AnswerTokens, GenerationSpec
 from vlyard.jobs.inference import ModelUsed
 from vlyard.jobs.presets import NEW_TOKENS
 from vlyard.jobs.spec import ArtefactId, Reference, Result, Spec
@@ -26,6 +26,7 @@ class PredictionSpec(GenerationSpec):
         "brings its own questions; a `prompt` or `preset` replaces them, and each picture is then asked about once."
     )
     splits: tuple[str, ...] = Field((), max_length=20, description="Only these splits; default: all.")
+    max_new_tokens: AnswerTokens = None
     limit: int | None = Field(None, ge=1, description="Only so many samples, the first ones.")
     shards: int = Field(1, ge=1, le=MOST_SHARDS, description="How many jobs share the work, on as many workers.")
     shard: int | None = Field(None, ge=0, lt=MOST_SHARDS, description="Only every n-th sample from this one on.")

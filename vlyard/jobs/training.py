@@ -53,7 +53,11 @@ class TrainingSpec(LearningSpec):
     learning_rate: float | None = Field(
         None, gt=0, le=1, description="The highest one. Default: 1e-4 for adapters, 1e-5 for all weights."
     )
-    schedule: Schedule = Field("cosine", description="How the learning rate goes down, as transformers names it.")
+    schedule: Schedule = Field(
+        "cosine",
+        description="How the learning rate goes down, as transformers names it; `greedy` and `reduce_lr_on_plateau` "
+        "follow the loss on held-out samples.",
+    )
     warmup: Fraction = Field(0.03, description="The part of the steps in which the learning rate rises.")
     decay: Fraction = Field(0.2, description="The last part of the steps, for `warmup_stable_decay`.")
     lowest: Fraction = Field(
