@@ -1,4 +1,4 @@
-# One word each. `make help` lists them. Needs GNU make 3.81, a POSIX shell, and Python 3.11 or newer with venv.
+# One word each. `make help` lists them. Needs GNU make 3.81, a POSIX shell, and Python 3.11 to 3.14 with venv.
 
 SHELL = /bin/sh
 VENV = .venv
@@ -66,7 +66,7 @@ $(VENV)/.python:
 	done; \
 	if [ -z "$$found" ]; then \
 		echo "$(if $(PYTHON),$(PYTHON) will not do:,no Python was found that will do:)" \
-			"VLyard needs Python 3.11 or newer with venv and pip (Debian: apt install python3-venv)." \
+			"VLyard needs Python 3.11 to 3.14 with venv and pip (Debian: apt install python3-venv)." \
 			"Name another one: make PYTHON=/path/to/python3" >&2; \
 		exit 1; \
 	fi; \
