@@ -113,7 +113,11 @@ class InferenceSpec(GenerationSpec):
     messages: tuple[Message, ...] = Field(
         (), max_length=200, description="A conversation instead, as OpenAI's API takes it; the last turn is the user's."
     )
-    annotate: bool = Field(True, description="Draw what the answer found on the picture.")
+    annotate: bool = Field(
+        True,
+        description="Draw what the answer found on the picture; where one question shows several, each object on the "
+        "one that the model named, and on none where it named none.",
+    )
 
     @model_validator(mode="after")
     def _one_question(self) -> Self:
@@ -188,7 +192,8 @@ class _Found(BaseModel):
 
     picture: int | None = Field(
         None,
-        description="Which of the answer's pictures it is in, from 0; null where several were shown and none said.",
+        description="Which of the answer's pictures it is in, from 0; null where several were shown and the model "
+        "named none of them: it is then drawn on none.",
     )
     attributes: dict[str, JsonValue] = Field({}, description="What else the model said of it.")
     flags: tuple[str, ...] = Field((), description="What the parser mended in this object.")
