@@ -207,7 +207,7 @@ def test_an_answer_in_the_tokens_of_qwen2_vl_that_is_cut_keeps_its_complete_boxe
             ends.append(len(text))
     cut = data.draw(st.integers(0, len(text)))
     complete = sum(end <= cut for end in ends)
-    expected = [
+    expected: list[tuple[Any, ...]] = [
         ("box", label, (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), {})
         for label, boxes in listed
         for x1, y1, x2, y2 in boxes

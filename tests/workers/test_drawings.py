@@ -73,7 +73,7 @@ def show(desk: Desk, pictures: Sequence[Image.Image], words: str) -> tuple[Infer
     spec = InferenceSpec.model_validate({"messages": messages, "do_sample": False, "max_new_tokens": 1})
     context = desk.context()
     result = infer(spec, context, Script(**_parts(desk.models), words=words))
-    drawn = [Image.open(io.BytesIO(desk.store.content(file))) for file in context.published]
+    drawn = [Image.open(io.BytesIO(desk.store.content(file))).convert("RGB") for file in context.published]
     assert list(result.artefacts.values()) == [file.id for file in context.published]
     return result, drawn
 
@@ -96,7 +96,7 @@ def test_each_object_is_drawn_on_the_picture_that_the_model_named_and_one_withou
     assert list(result.artefacts) == ["annotated-1", "annotated-2", "annotated-3"]
     for picture, drawing, own in zip(pictures, drawn, (["first"], [], ["last"]), strict=True):
         expected = draw_answer(picture, [each for each in boxes if each.label in own])
-        assert drawing.convert("RGB").tobytes() == expected.tobytes()
+        assert drawing.tobytes() == expected.tobytes()
     # and what is drawn nowhere says so
     nowhere = {each.label: (each.bbox_pixels, each.flags) for each in boxes if each.picture is None}
     assert nowhere == {"unsaid": (None, ()), "absent": (None, ("no_such_picture",))}
@@ -113,4 +113,4 @@ def test_an_object_is_drawn_on_the_only_picture_whatever_the_model_named(
 
     assert list(result.artefacts) == ["annotated"]
     assert len(result.objects) == 2
-    assert drawing.convert("RGB").tobytes() == draw_answer(pictures[0], result.objects).tobytes()
+    assert drawing.tobytes() == draw_answer(pictures[0], result.objects).tobytes()
