@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from typer.core import TyperOption
 from typer.testing import CliRunner
 
 import vlyard
@@ -121,7 +122,7 @@ def test_every_command_refuses_an_option_of_one_value_that_is_given_twice() -> N
 
     for words, command in leaves(typer.main.get_command(app)):
         assert isinstance(command, OnceEach), words
-        options = [each for each in command.params if each.param_type_name == "option"]
+        options = [each for each in command.params if isinstance(each, TyperOption)]
         for name in [each.opts[0] for each in options if not (each.multiple or each.is_flag)][:1]:
             ran = CliRunner().invoke(app, [*words, name, "1", f"{name}=1", name, "2"], env={"COLUMNS": "200"})
             assert (ran.exit_code, f"{name} was given 3 times; it takes one" in ran.stderr) == (2, True), words

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import vlyard
-from tests.language.small_api import SmallApi, serving
+from tests.language.small_api import KEY, SmallApi, serving
 from tests.language.test_cli import environment, run
 from vlyard.cli.app import build
 from vlyard.cli.kinds import submission
@@ -252,6 +252,24 @@ def test_a_program_has_the_texts_by_their_forms_names_and_is_told_of_one_that_th
         assert from_cli(vlyard.repeated(job, "cli")) == from_python(vlyard.repeated(client.job(job.id), "python"))
         with pytest.raises(InvalidInput, match="choose from cli, yaml, python"):
             vlyard.repeated(job, "toml")
+
+
+def test_a_result_that_a_client_returned_says_its_job_again_and_is_otherwise_like_any_other(api: SmallApi) -> None:
+    api.life = [{"state": "succeeded", "attempt": 1, "result": {"echo": "it's", "attempt": 1}}]
+    made = vlyard.NoopResult(echo="it's", attempt=1)
+
+    for client in (vlyard.Client(api.url, KEY), vlyard.Client(transport=vlyard.InProcess({vlyard.NoopSpec: made}))):
+        with client:
+            result = client.run(vlyard.NoopSpec(echo="it's"), pool="default", labels={"try": "first"})
+
+            assert result.job is not None
+            assert client.job(result.job.id).state == "succeeded"
+        for form in Form:
+            assert vlyard.repeated(result, form) == vlyard.repeated(result.job, form)
+        assert from_cli(vlyard.repeated(result, "cli")).labels == {"try": "first"}
+        assert (result, repr(result), result.model_dump_json()) == (made, repr(made), made.model_dump_json())
+    with pytest.raises(InvalidInput, match="only what a client returned"):
+        vlyard.repeated(made, "cli")
 
 
 def test_only_what_differs_from_the_defaults_is_said() -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 import vlyard
 from vlyard.cli import compare, convert, dataset, doctor, jobs, kinds, models, pools, teams, train, watch, webhooks, why
@@ -47,7 +47,7 @@ class OnceEach(TyperCommand):
         """Count the options, then read them."""
         _, _, order = self.make_parser(ctx).parse_args(list(args))
         for option, times in Counter(order).items():
-            takes_one = option.param_type_name == "option" and not (option.multiple or option.is_flag)
+            takes_one = isinstance(option, TyperOption) and not (option.multiple or option.is_flag)
             if takes_one and times > 1 and not ctx.resilient_parsing:
                 several = [each.opts[0] for each in self.params if each.multiple and each.name == f"{option.name}s"]
                 hint = f" (for several: {several[0]})" if several else ""

@@ -146,7 +146,7 @@ class JobCalls(Connection):
             wait = longest
 
     def result(self, job: Job) -> Result:
-        """What a job brought back, as its kind's own class.
+        """What a job brought back, as its kind's own class; `repeated` takes it as it takes the job.
 
         Raises `JobFailed` with the job's message and complaints, `Cancelled`, or `Conflict` where it has not ended.
         """
@@ -159,7 +159,7 @@ class JobCalls(Connection):
         if job.kind not in KINDS:
             raise VLyardError(f"job {job.id} is of kind {job.kind!r}, younger than this client: upgrade vlyard")
         try:  # fields that a younger server adds are left out
-            return KINDS[job.kind].result.model_validate(job.result, extra="ignore")
+            return KINDS[job.kind].result.model_validate(job.result, extra="ignore").of(job)
         except ValidationError as error:
             raise VLyardError(f"the result of job {job.id} does not fit this client: upgrade vlyard") from error
 

@@ -23,7 +23,7 @@ import vlyard
 from vlyard.errors import Complaint, InvalidInput
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.ours import as_asked
-from vlyard.jobs.spec import Reference, Spec
+from vlyard.jobs.spec import Reference, Result, Spec
 from vlyard.jobs.view import Job, Submission
 
 # What is repeated on a command line is named for one of them.
@@ -50,15 +50,19 @@ class Form(StrEnum):
     PYTHON = "python"
 
 
-def repeated(job: Job, form: Form | str) -> str:
+def repeated(job: Job | Result, form: Form | str) -> str:
     """The text that repeats the job: a command line (`cli`), a pipeline (`yaml`), or a program (`python`).
 
-    Raises `InvalidInput` where this version cannot read its specification, where it is too long for a command line,
-    and for any other form.
+    Of a result that a client returned, it repeats the job that brought it. Raises `InvalidInput` where this version
+    cannot read its specification, where it is too long for a command line, for any other form, and for a result that no
+    client returned.
     """
     if form not in tuple(Form):
         raise InvalidInput(f"a job is not repeated as {form!r}: choose from {', '.join(Form)}")
-    return _FORMS[Form(form)](submission_of(job))
+    done = job.job if isinstance(job, Result) else job
+    if done is None:
+        raise InvalidInput("no job is known that brought this result: only what a client returned is repeated")
+    return _FORMS[Form(form)](submission_of(done))
 
 
 def submission_of(job: Job) -> Submission:

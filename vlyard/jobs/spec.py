@@ -3,7 +3,8 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Self, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import (
@@ -11,12 +12,16 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PrivateAttr,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     field_validator,
 )
 from pydantic.json_schema import WithJsonSchema
+
+if TYPE_CHECKING:
+    from vlyard.jobs.view import Job
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"  # of an entry of a batch, and of an output
 _UUID = "[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -185,9 +190,28 @@ def _ids(value: object, pointer: str) -> Iterator[tuple[str, UUID]]:
         yield from _ids(each, f"{pointer}/{str(step).replace('~', '~0').replace('/', '~1')}")
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """The job that a result is of; no part of what it says: two jobs may bring equal results."""
+
+    job: "Job | None" = field(default=None, compare=False)
+
+
 class Result(BaseModel):
     """What a job brought back. `artefacts` maps the name of each output to its artefact's id."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     artefacts: dict[str, UUID] = {}
+    _origin: _Origin = PrivateAttr(_Origin())
+
+    @property
+    def job(self) -> "Job | None":
+        """The job that brought it, where a client returned it."""
+        return self._origin.job
+
+    def of(self, job: "Job") -> Self:
+        """The same, as the result of that job."""
+        copy = self.model_copy()
+        copy._origin = _Origin(job)
+        return copy
