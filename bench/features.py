@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 import torch
 
@@ -19,7 +20,7 @@ from bench.stage import Stage
 from vlyard.demo.shapes import draw_scenes
 from workers.qwen.demo.architecture import Shape, build_untrained
 from workers.qwen.engine import Engine, Limits
-from workers.qwen.loading import load_model
+from workers.qwen.loading import Model, load_model
 from workers.qwen.request import Budget, Request, Turn
 from workers.qwen.sampling import Sampling
 
@@ -42,6 +43,22 @@ class Proportions:
     vision_feed_forward: int
     vision_layers: int
     deepstack: int
+
+    @classmethod
+    def of(cls, model: Model) -> Self:
+        """Those of a model that is built."""
+        text, vision = model.config.text_config, model.config.vision_config
+        return cls(
+            hidden=text.hidden_size,
+            feed_forward=text.intermediate_size,
+            layers=text.num_hidden_layers,
+            kv_width=text.num_key_value_heads * text.head_dim,
+            vocabulary=text.vocab_size,
+            vision_hidden=vision.hidden_size,
+            vision_feed_forward=vision.intermediate_size,
+            vision_layers=vision.depth,
+            deepstack=len(vision.deepstack_visual_indexes),
+        )
 
     def language(self, read: int, spoken: int) -> float:
         """FLOPs of reading so many tokens and speaking so many: two for each weight and token, and attention."""
@@ -69,22 +86,22 @@ class Proportions:
 
 # https://huggingface.co/Qwen/Qwen3-VL-2B-Instruct/blob/main/config.json
 QWEN3_VL_2B = Proportions(2048, 6144, 28, 8 * 128, 151_936, 1024, 4096, 24, 3)
-_SHAPE = Shape(layers=6, hidden=512, vision_layers=4, vision_hidden=192, deepstack=(0, 1, 2))
-OURS = Proportions(512, 1_024, 6, 256, 1_024, 192, 384, 4, 3)
+SHAPE = Shape(layers=6, hidden=512, vision_layers=4, vision_hidden=192, deepstack=(0, 1, 2))
 
 
 def measure(stage: Stage) -> Sequence[Figure]:  # noqa: ARG001 - it needs no servers
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
-        build_untrained(Path(folder, "model"), seed=1, shape=_SHAPE)
+        build_untrained(Path(folder, "model"), seed=1, shape=SHAPE)
         loaded = load_model(Path(folder, "model"))
         remembering, forgetting = Engine(loaded, _REMEMBERING), Engine(loaded, replace(_REMEMBERING, feature_bytes=0))
         ours, theirs = in_turns(lambda: _questions_a_second(remembering), lambda: _questions_a_second(forgetting))
         remembering.close()
         forgetting.close()
     torch.set_num_threads(threads)
-    said = f"looking at it anew (vision:language {OURS.ratio():.2f}, in Qwen3-VL-2B {QWEN3_VL_2B.ratio():.2f})"
+    ratio, real = Proportions.of(loaded.model).ratio(), QWEN3_VL_2B.ratio()
+    said = f"looking at it anew (vision:language {ratio:.2f}, in Qwen3-VL-2B {real:.2f})"
     return [Figure("questions about the same picture", "answers/s", "more", ours, said, theirs)]
 
 

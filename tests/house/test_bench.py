@@ -4,9 +4,10 @@ from importlib import import_module
 
 import pytest
 
-from bench import features
 from bench.__main__ import FIGURES
+from bench.features import QWEN3_VL_2B, SHAPE, Proportions
 from bench.figure import Figure, number
+from workers.qwen.demo.architecture import build
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -43,4 +44,6 @@ def test_a_number_is_told_with_three_digits_however_small_it_is(value: float, sa
 
 
 def test_the_model_that_looks_once_has_the_proportions_of_the_real_one() -> None:
-    assert features.OURS.ratio() == pytest.approx(features.QWEN3_VL_2B.ratio(), rel=0.2)
+    model, _ = build(seed=1, shape=SHAPE)
+
+    assert Proportions.of(model).ratio() == pytest.approx(QWEN3_VL_2B.ratio(), rel=0.2)
