@@ -130,9 +130,10 @@ class Models:
                 with context.preparing():  # a first fetch may take longer than any answer
                     context.progress(None, f"loading the model {spec.model}")
                     named = resolve(spec.model, spec.adapter, spec.gpus, context, self.settings)
-                    held = stack.enter_context(self.warm.hold(stack.enter_context(named), context.check))
+                    source = stack.enter_context(named)
+                    held = stack.enter_context(self.warm.hold(source, context.check))
                 context.progress(None, "asking the model")
-                used, rows = _used(spec, held), self.settings.batch_rows
+                used, rows = _used(spec, source, held), self.settings.batch_rows
                 yield Asker(held.attached, used, held.loaded.system, rows, self.rooms, context.check)
         except RuntimeError as error:
             if is_device_lost(error):
@@ -221,20 +222,20 @@ def _answer(said: Generation, sizes: Sequence[PictureSize]) -> Answer:
     )
 
 
-def _used(spec: GenerationSpec, held: Held[Engine]) -> ModelUsed:
+def _used(spec: GenerationSpec, source: Source, held: Held[Engine]) -> ModelUsed:
     loaded = held.loaded
     return ModelUsed(
         name=str(spec.model),
         adapter=None if spec.adapter is None else str(spec.adapter),
         revision=loaded.revision,
-        gpus=loaded.gpus,
         attention=loaded.attention,
         attention_reason=loaded.attention_reason,
         dtype=str(loaded.dtype).removeprefix("torch."),
-        notes=loaded.notes,
         dtype_reason=loaded.dtype_reason,
         device=str(loaded.device),
+        gpus=loaded.gpus,
         bytes=loaded.bytes,
         warm=held.warm,
         load_seconds=held.load_seconds,
+        notes=(*source.notes, *loaded.notes),
     )

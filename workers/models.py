@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from vlyard.files import ArtefactKind, Stored
 from vlyard.formats.archive import unpack
 from vlyard.jobs.generation import ModelVersion
 from vlyard.jobs.importing import HUB, ImportSpec
+from workers.bases import DEMO, UNTRAINED, as_id, compare_bases
 from workers.context import Context
 from workers.hub import Hub, Progress, Snapshot, download, look_up
 from workers.model_cache import ModelCache
@@ -34,8 +35,6 @@ from workers.qwen.manifest import MANIFEST, read_manifest
 from workers.qwen.warm import Source
 from workers.trees import fetch_tree
 
-DEMO = "demo"  # the name of the model that comes with the product
-UNTRAINED = "untrained"  # the demo's architecture, which has learned nothing
 _FRESH_SECONDS = 3600.0  # for so long, what a branch or tag of a hub pointed to is believed
 _COMMIT = re.compile("[0-9a-f]{40}")  # always stands for the same content
 _MARKS = (checkpoint.CONFIG, adapters.CONFIG)
@@ -52,19 +51,21 @@ def resolve(
     `model` is `demo`, `untrained`, the name of a folder in `models_dir`, `hub:owner/name` with an optional
     `@revision`, `team/name:version`, or an input artefact of the job, as `adapter` is: a tree or an archive. It may
     be an adapter that a training made: its manifest names its base, in one of the same ways. Raises `InvalidInput`
-    that lists what there is, `RefusedArchive`, and `Unavailable`.
+    that lists what there is, or where the adapter is certainly another model's, `RefusedArchive`, and `Unavailable`.
     """
     with ExitStack() as stack:
         folder, revision = stack.enter_context(_model(str(model), context, settings))
-        put_on = None
+        put_on, notes = None, tuple[str, ...]()
         if adapter is not None:
             if _is_adapter(folder):
                 raise _refused("/spec/adapter", f"the model {model} is an adapter itself", "give its base as `model`")
             put_on = stack.enter_context(_artefact(adapter, "/spec/adapter", context, settings))
+            asked = origin(model, Source(folder, revision=revision))
+            notes = compare_bases(put_on, asked, folder, partial(_content, context=context))
         elif _is_adapter(folder):
             put_on = folder
             folder, revision = stack.enter_context(_base(folder, str(model), context, settings))
-        yield Source(folder, put_on, gpus, revision)
+        yield Source(folder, put_on, gpus, revision, notes=notes)
 
 
 @contextmanager
@@ -94,7 +95,7 @@ def brought(spec: ImportSpec, context: Context, settings: Settings) -> Iterator[
     A hub is always asked what it has now. Raises as `resolve`, about `/spec/source`.
     """
     where, source = "/spec/source", str(spec.source)
-    artefact = _as_id(source)
+    artefact = as_id(source)
     if ModelVersion.read(source):
         what = f"{source} is a version of a model here already"
         raise _refused(where, what, "use it by that name, or name where its weights came from")
@@ -118,7 +119,7 @@ def _base(adapter: Path, name: str, context: Context, settings: Settings) -> Ite
     if manifest is None:
         what = f"{name} is an adapter, and no {MANIFEST} in it says what its base is"
         raise _refused("/spec/model", what, "give its base as `model`, and this as `adapter`")
-    if (base := _as_id(manifest.base)) is not None and base not in context.inputs:
+    if (base := as_id(manifest.base)) is not None and base not in context.inputs:
         what = f"{name} is an adapter on the artefact {base}, which the job does not have"
         raise _refused("/spec/model", what, "give that as `model`, and this as `adapter`")
     with _model(manifest.base, context, settings) as (folder, revision):
@@ -130,7 +131,7 @@ def _base(adapter: Path, name: str, context: Context, settings: Settings) -> Ite
 
 @contextmanager
 def _model(model: str, context: Context, settings: Settings) -> Iterator[tuple[Path, str | None]]:
-    artefact = _as_id(model)
+    artefact = as_id(model)
     if ModelVersion.read(model):
         artefact = _registered(model, context)
     if model == DEMO:
@@ -170,12 +171,6 @@ def _registered(name: str, context: Context) -> UUID:
 
 def _is_adapter(folder: Path) -> bool:
     return (folder / adapters.CONFIG).is_file() and not (folder / checkpoint.CONFIG).is_file()
-
-
-def _as_id(text: str) -> UUID | None:
-    with suppress(ValueError):
-        return UUID(text)
-    return None
 
 
 def _named(name: str, models_dir: Path | None, where: str) -> Path:
@@ -251,6 +246,13 @@ def _inside(folder: Path) -> Path:
             break
         (folder,) = below
     return folder
+
+
+def _content(name: str, context: Context) -> str:
+    """What a model's name stands for, as far as the job knows: two artefacts may hold the same."""
+    id = context.named.get(name) or as_id(name)
+    stored = context.inputs.get(id) if id else None
+    return stored.sha256 if stored else str(id or name)
 
 
 # --- hubs -----------------------------------------------------------------------------------------------------

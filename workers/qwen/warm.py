@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
@@ -38,6 +38,7 @@ class Source:
     revision: str | None = None  # of the model hub that it came from
     files: _Files = ()  # of the folder, and of the adapter's
     adapter_files: _Files = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what is worth knowing about how it was named
 
     def as_found(self) -> "Source":
         """With what its files are now: whoever replaces weights under a name gets the new ones."""
