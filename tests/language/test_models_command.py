@@ -106,6 +106,22 @@ def test_a_model_is_shown_with_what_it_was_made_of_and_what_was_done_with_it(api
     assert -1 not in places
 
 
+def test_all_uses_of_a_version_are_iterated_over_page_by_page(api: SmallApi) -> None:
+    newest, oldest = steps(), steps() | {"next_cursor": None}
+    api.faults[f"GET {NAMED}"] = [reply(newest), reply(oldest)]
+
+    with Client(api.url, KEY) as client:
+        uses = client.uses("vision/street@prod")
+        first = next(uses)
+        asked = len(api.asked)
+        (second,) = uses
+
+    assert asked == 1
+    assert [str(each.job) for each in (first, second)] == [each["uses"][0]["job"] for each in (newest, oldest)]
+    assert [each.path for each in api.asked] == [f"{NAMED}/street@prod/lineage"] * 2
+    assert [each.query.get("cursor") for each in api.asked] == [None, "9"]
+
+
 def test_a_model_is_shown_to_programs_with_its_history(api: SmallApi) -> None:
     api.faults[f"GET {NAMED}"] = [reply(version(2)), reply(steps())]
     told = json.loads(vlyard(api, "models", "show", "vision/street:2", "--json").stdout)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from vlyard.client.connection import Connection
-from vlyard.lineage import Lineage, ModelComparison
+from vlyard.lineage import Lineage, ModelComparison, Step
 from vlyard.models import Model, Models
 
 
@@ -42,9 +42,17 @@ class ModelCalls(Connection):
         self._delete(_path(name))
 
     def lineage(self, name: str, *, cursor: str | None = None, limit: int = 50) -> Lineage:
-        """Where a version comes from, and the newest jobs that used it."""
+        """Where a version comes from, and the newest jobs that used it; `uses` has all of them."""
         wanted = {"limit": str(limit), **({"cursor": cursor} if cursor else {})}
         return self._call(Lineage, "GET", f"{_path(name)}/lineage", params=wanted)
+
+    def uses(self, name: str) -> Iterator[Step]:
+        """All jobs that used a version, the newest first, fetched page by page as the iteration goes."""
+        page = self.lineage(name)
+        yield from page.uses
+        while page.next_cursor is not None:
+            page = self.lineage(name, cursor=page.next_cursor)
+            yield from page.uses
 
     def compare_models(self, left: str, right: str) -> ModelComparison:
         """Two versions side by side: how they came to be, where that differs, and how well they did."""
