@@ -20,6 +20,7 @@ from vlyard.jobs.kinds import KINDS
 
 Ran = subprocess.CompletedProcess[str]
 PROGRAM = (sys.executable, "-c", "from vlyard.cli.entry import main; main()")
+LOOKING = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "200"}  # as if standard error were a terminal
 DONE = {"state": "succeeded", "attempt": 1, "result": {"echo": "hello", "attempt": 1}}
 
 
@@ -194,6 +195,32 @@ def test_a_file_goes_up_and_comes_down_again(api: SmallApi, tmp_path: Path) -> N
     assert (up.returncode, down.returncode) == (0, 0)
     assert down.stdout.strip() == str(tmp_path / "b.txt")
     assert (tmp_path / "b.txt").read_text() == "content"
+
+
+def test_a_file_on_its_way_has_a_bar_where_somebody_looks_at_it(api: SmallApi, tmp_path: Path) -> None:
+    (tmp_path / "street.zip").write_bytes(b"labels")
+    ways = (("upload", tmp_path / "street.zip"), ("download", api.add_artefact("street.zip", b"labels").id, tmp_path))
+
+    for words in ways:
+        seen, json_alone, piped = (
+            run(api, *map(str, words), *more, **looking)
+            for more, looking in (((), LOOKING), (("--json",), LOOKING), ((), {}))
+        )
+        assert [ran.returncode for ran in (seen, json_alone, piped)] == [0, 0, 0]
+        assert "street.zip" in seen.stderr
+        assert "6/6 bytes" in seen.stderr
+        assert (json_alone.stderr, piped.stderr) == ("", "")
+
+
+def test_a_path_with_a_slash_is_a_folder_which_is_made(api: SmallApi, tmp_path: Path) -> None:
+    id = api.add_artefact("street.zip", b"labels").id
+
+    ran = run(api, "download", str(id), f"{tmp_path}/new/street/", "--json")
+    in_the_way = run(api, "download", str(id), f"{tmp_path}/new/street/street.zip/")
+
+    assert json.loads(ran.stdout) == {"path": str(tmp_path / "new" / "street" / "street.zip")}
+    assert (tmp_path / "new" / "street" / "street.zip").read_bytes() == b"labels"
+    assert (in_the_way.returncode, in_the_way.stderr.splitlines()[0]) == (2, "error: the folder cannot be made")
 
 
 def test_an_output_of_a_job_is_fetched_by_its_name(api: SmallApi, tmp_path: Path) -> None:

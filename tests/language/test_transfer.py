@@ -138,6 +138,22 @@ def test_a_download_into_a_folder_takes_the_artefacts_name(api: SmallApi, client
     assert client.download(api.add_artefact("report.json", b"{}").id, tmp_path) == tmp_path / "report.json"
 
 
+def test_a_text_with_a_slash_is_a_folder_which_is_made_once_the_artefact_is_there(
+    api: SmallApi, client: Client, tmp_path: Path
+) -> None:
+    artefact, outside = (api.add_artefact(name, b"a") for name in ("a.txt", ".."))
+
+    written = client.download(artefact.id, f"{tmp_path}/new/street/")
+
+    assert (written, written.read_bytes()) == (tmp_path / "new" / "street" / "a.txt", b"a")
+    assert client.download(artefact.id, tmp_path / "file") == tmp_path / "file"
+    with pytest.raises(InvalidInput, match="is not a file's name"):
+        client.download(outside.id, f"{tmp_path}/other/")
+    with pytest.raises(InvalidInput, match="the folder cannot be made"):
+        client.download(artefact.id, f"{tmp_path}/file/")
+    assert not (tmp_path / "other").exists()
+
+
 def test_files_that_cannot_be_read_or_written_are_named(api: SmallApi, client: Client, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"absent\.txt: No such file"):
         client.upload(tmp_path / "absent.txt")

@@ -190,7 +190,7 @@ def upload(
     as_json: AsJson = False,
 ) -> None:
     """Store a file or a folder as an artefact, and print its id. Run again, it goes on where it was stopped."""
-    with Client() as client, transfer(path.name) as told:
+    with Client() as client, transfer(path.name, quiet=as_json) as told:
         stored = (
             client.upload_tree(path, name, on_progress=told) if tree else client.upload(path, name, on_progress=told)
         )
@@ -201,14 +201,17 @@ def download(
     artefact: Annotated[
         UUID, typer.Argument(metavar="ARTEFACT", help="Its id, or job:<job id>/<output>.", parser=named_artefact)
     ],
-    path: Annotated[Path, typer.Argument(help="The file or folder to write, or the folder to put it in.")] = Path(),
+    path: Annotated[
+        str, typer.Argument(help="The file or folder to write, or the folder to put it in; with a / it is made.")
+    ] = ".",
     as_zip: Annotated[bool, typer.Option("--zip", help="Fetch a tree as one zip.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fetch an artefact's content, checked against its SHA-256. Run again, it fetches what is missing of a tree."""
     with Client() as client:
         id = output_of(client, artefact) if isinstance(artefact, Reference) else artefact
-        written = client.download(id, path, as_zip=as_zip)
+        with transfer(client.artefact(id).name, quiet=as_json) as told:
+            written = client.download(id, path, as_zip=as_zip, on_progress=told)
     print(json.dumps({"path": str(written)}) if as_json else written)
 
 

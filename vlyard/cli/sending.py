@@ -118,11 +118,11 @@ def uploaded(client: Client, paths: Iterable[Path]) -> Mapping[Path, UUID]:
 
 
 @contextmanager
-def transfer(name: str = "") -> Iterator[Told]:
+def transfer(name: str, *, quiet: bool = False) -> Iterator[Told]:
     """A bar on stderr that shows how many bytes are there, where somebody looks at it, and goes away at the end."""
     console = Console(stderr=True)
     text = TextColumn("{task.description}", markup=False)
     columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
         bar = bars.add_task(name, total=None)
         yield lambda there, total: bars.update(bar, completed=there, total=total)

@@ -11,7 +11,7 @@ from vlyard.client.partial import partial_of
 from vlyard.client.patience import Patience, TryAgain, connection_trouble, persist
 from vlyard.client.transfer import Fingerprint, Told
 from vlyard.client.wire import Wire
-from vlyard.errors import Complaint, Conflict, InvalidInput, Unavailable, UserError
+from vlyard.errors import Conflict, InvalidInput, Unavailable, UserError
 from vlyard.files import ArtefactKind, sha256_of
 from vlyard.jobs.view import Artefact, ManifestEntry, ManifestPage
 from vlyard.trees import TreeFile
@@ -21,7 +21,7 @@ PAGE = 200  # files of which links are asked for at once
 LISTING = 60.0  # seconds that the API may take to read a manifest
 
 
-def download(wire: Wire, id: UUID, path: Path, *, as_zip: bool, told: Told) -> Path:
+def download(wire: Wire, id: UUID, path: Path | str, *, as_zip: bool, told: Told) -> Path:
     """Fetch an artefact to where `path` says; returns the file or the folder."""
 
     def look() -> Artefact:
@@ -72,9 +72,9 @@ class _Sum:
         return told
 
 
-def _tree(wire: Wire, artefact: Artefact, path: Path, told: Told) -> Path:
+def _tree(wire: Wire, artefact: Artefact, path: Path | str, told: Told) -> Path:
     # A folder that is named is the tree's own: it may be there from a download that was cut short.
-    folder = transfer.place(path, artefact.name) if path == Path() else path
+    folder = transfer.place(path, artefact.name) if Path(path) == Path() else Path(path)
     progress = _Sum(artefact.bytes, told)
     after: int | None = 0
     while after is not None:
@@ -99,11 +99,7 @@ def _file(wire: Wire, id: UUID, at: int, entry: ManifestEntry, folder: Path, *, 
     if _is_there(target, expected):
         told(entry.bytes, entry.bytes)
         return
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        complaint = Complaint(str(target.parent), error.strerror or str(error), "name another folder")
-        raise InvalidInput("the folder cannot be made", [complaint]) from error
+    transfer.make_folder(target.parent)
     urls = iter([entry.url])
 
     def receive(told: Told) -> Path:  # the first link may have expired while the files before it came
@@ -143,7 +139,7 @@ def _is_there(path: Path, expected: Fingerprint) -> bool:
         return False
 
 
-def _zip(wire: Wire, artefact: Artefact, path: Path, told: Told) -> Path:
+def _zip(wire: Wire, artefact: Artefact, path: Path | str, told: Told) -> Path:
     target = transfer.place(path, f"{artefact.name}.zip")
     url = wire.http.base_url.join(f"/v1/artefacts/{artefact.id}/zip")
 

@@ -60,11 +60,11 @@ class FileCalls(Connection):
     ) -> Path:
         """Fetch an artefact's content into a file, or under its own name into a folder; returns the file.
 
-        The file appears once its length and SHA-256 are right, in place of what was there, or not at all. What came
-        of a download that was cut short waits beside it, and the next one goes on from there. A tree is written below
-        the folder `path`, or by default into one of its own name; files that are right already are left alone. With
-        `as_zip` it comes as one zip. `on_progress` is called with the bytes that are there, and all. Raises
-        `InvalidInput` where the bytes are not the artefact's.
+        A text that ends with a slash means a folder, which is made. The file appears once its length and SHA-256 are
+        right, in place of what was there, or not at all. What came of a download that was cut short waits beside it,
+        and the next one goes on from there. A tree is written below the folder `path`, or by default into one of its
+        own name; files that are right already are left alone. With `as_zip` it comes as one zip. `on_progress` is
+        called with the bytes that are there, and all. Raises `InvalidInput` where the bytes are not the artefact's.
         """
         id = checked_id(artefact_id)
-        return downloading.download(self._wire, id, Path(path), as_zip=as_zip, told=on_progress)
+        return downloading.download(self._wire, id, path, as_zip=as_zip, told=on_progress)

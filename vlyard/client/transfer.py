@@ -2,6 +2,7 @@
 
 import hashlib
 import mimetypes
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,13 +144,27 @@ def keep(reply: httpx.Response, partial: Partial, total: int, told: Told, passin
         told(partial.bytes, total)
 
 
-def place(path: Path, name: str) -> Path:
+def place(path: Path | str, name: str) -> Path:
     """Where a download goes: `path` itself, or under its own name where `path` is a folder.
 
-    Raises `InvalidInput` where that name would lead elsewhere.
+    A text that ends with a slash means a folder, which is made. Raises `InvalidInput` where that cannot be, or where
+    that name would lead elsewhere.
     """
-    if not path.is_dir():
-        return path
+    folder = Path(path)
+    made = str(path).endswith(("/", os.sep))
+    if not made and not folder.is_dir():
+        return folder
     if name in {"", ".", ".."} or name != Path(name).name:
         raise InvalidInput(f"the artefact's name, {name!r}, is not a file's name: give the file to write")
-    return path / name
+    if made:
+        make_folder(folder)
+    return folder / name
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, with those above it, where it is not there. Raises `InvalidInput`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        complaint = Complaint(str(folder), error.strerror or str(error), "name another folder")
+        raise InvalidInput("the folder cannot be made", [complaint]) from error
