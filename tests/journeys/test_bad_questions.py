@@ -15,6 +15,8 @@ from tests.journeys.conftest import Running
 from vlyard import InferenceSpec, Job, Message, PicturePart
 from vlyard.demo.shapes import draw_scenes
 from vlyard.errors import InvalidInput
+from vlyard.formats.picture import picture_size
+from vlyard.jobs.inference import InferenceResult, PictureSize
 from vlyard.jobs.state import State
 from workers.qwen.demo.architecture import build_untrained
 
@@ -70,6 +72,26 @@ def test_bad_pictures_of_every_kind_fail_their_jobs_and_nothing_else(
         job = fails(running, good.model_copy(update={"image": image}))
         assert name in str(job.error), job.error
         assert said in str(job.error), job.error
+    goes_on(running, good, job)
+
+
+def test_a_picture_of_a_hundred_thousand_pixels_across_is_answered_and_drawn_by_a_worker_that_lives_on(
+    running: Running, good: InferenceSpec, tmp_path: Path
+) -> None:
+    # given 51 megapixels in a file of 50 kB, as slim as a model takes
+    (tmp_path / "wide.png").write_bytes(_png(100_000, 510, (b"\0" + b"\x80" * 100_000) * 510))
+    image = running.client.upload(tmp_path / "wide.png").id
+    # when a model is asked about it
+    job = running.client.wait(running.client.submit(good.model_copy(update={"image": image})).id, timeout=180)
+    # then it has seen the whole picture, much smaller, and the drawing is as large as the picture
+    assert (job.state, len(job.attempts)) == (State.SUCCEEDED, 1), job
+    result = running.client.result(job)
+    assert isinstance(result, InferenceResult)
+    assert result.answer.pictures == (PictureSize(width=100_000, height=510),)
+    assert 0 < result.answer.picture_tokens < 100
+    drawing = running.client.download(result.artefacts["annotated"], tmp_path / "drawing.png")
+    assert picture_size(drawing) == (100_000, 510)
+    # and the next question is answered
     goes_on(running, good, job)
 
 
