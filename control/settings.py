@@ -115,8 +115,8 @@ class Settings(BaseSettings):
     models_bytes: int = Field(
         0,
         ge=0,
-        description="Memory that the models of one worker may take together; 0: 85 % of its GPUs', or half of the "
-        "machine's where it has none.",
+        description="Memory that the models of one worker may take together, `VLYARD_FEATURE_BYTES` of each counted "
+        "in; 0: 85 % of its GPUs', or half of the machine's where it has none.",
     )
     cache_dir: Path | None = Field(
         None,

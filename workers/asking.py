@@ -151,9 +151,10 @@ def make_models(settings: Settings) -> Models:
     )
     # What is more than the batches ahead could not be with the engine anyway.
     rooms = Rooms(PixelRoom(DEFAULT_MAX_PIXELS), PixelRoom(settings.batch_tokens * BATCHES_AHEAD * _PIXELS_A_TOKEN))
-    return Models(
-        settings, WarmModels(settings.models_bytes, _load, lambda loaded: Engine(loaded, limits)), rooms, _end_process
+    warm = WarmModels(
+        settings.models_bytes, _load, lambda loaded: Engine(loaded, limits), beside=settings.feature_bytes
     )
+    return Models(settings, warm, rooms, _end_process)
 
 
 def _end_process(error: BaseException) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.qwen.adapted import make_adapter, said_by
 from tests.qwen.yards import Yard, lay_out
-from vlyard.errors import InvalidInput
+from vlyard.errors import Cancelled, InvalidInput
 from workers.qwen.demo.architecture import Shape, build_untrained
 from workers.qwen.warm import Source
 
@@ -48,6 +48,38 @@ def test_an_adapter_is_put_on_a_base_in_memory_of_which_nothing_is_read_again(ya
     assert (held.warm, again.warm, still.warm) == (False, True, True)
     assert spent < 1
     assert len({id(each.attached) for each in (base, held, second)}) == 3
+
+
+def test_what_may_be_kept_with_each_model_is_counted_also_for_those_that_share_a_base(yard: Yard) -> None:
+    models, one = yard.models(3.4, beside=0.5), yard.sources[0]
+    adapters = [yard.adapter(name, r=1) for name in ("first", "second", "third", "fourth")]
+
+    attached = []
+    for adapter in adapters:
+        with models.hold(adapter) as held:
+            attached.append(held.attached)
+    with models.hold(one) as base:
+        pass
+
+    # 1.5 of the base, and a little more than 0.5 of each adapter.
+    assert [bell.closed for bell in attached] == [True, False, False, False]
+    assert base.warm
+    assert models.bytes < 1.4 * base.loaded.bytes
+
+
+def test_what_may_be_kept_with_a_model_that_is_held_leaves_less_room_for_others(yard: Yard) -> None:
+    models, (one, two, _) = yard.models(2.9, beside=0.5), yard.sources
+    looks: list[None] = []
+
+    def check() -> None:
+        looks.append(None)
+        if len(looks) == 3:
+            raise Cancelled
+
+    with models.hold(one), pytest.raises(Cancelled), models.hold(two, check):
+        pass
+
+    assert yard.loads == ["one"]
 
 
 def test_where_the_base_is_not_there_it_is_loaded_for_the_adapter_and_stays(yard: Yard) -> None:

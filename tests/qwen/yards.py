@@ -37,10 +37,10 @@ class Yard:
             return put_on(base, source.adapter)
         return load_model(source.folder, source.adapter, source.gpus)
 
-    def models(self, room: float, fair_after: float = 10) -> WarmModels[Bell]:
-        """With room for so many of them."""
+    def models(self, room: float, fair_after: float = 10, beside: float = 0) -> WarmModels[Bell]:
+        """With room for so many of them; `beside`: what is kept with each may take so many times a model's memory."""
         size = load_model(self.folders[0]).bytes
-        return WarmModels(int(room * size), self.load, lambda _: Bell(), fair_after)
+        return WarmModels(int(room * size), self.load, lambda _: Bell(), fair_after, int(beside * size))
 
     def adapter(self, name: str, of: int = 0, **settings: object) -> Source:
         """A new adapter on one of the models."""

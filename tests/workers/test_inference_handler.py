@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
@@ -19,6 +20,7 @@ from vlyard.formats.box import Box
 from vlyard.jobs.conversion import DEFAULT_PROMPT
 from vlyard.jobs.inference import BoxFound, InferenceResult, InferenceSpec, ModelUsed
 from vlyard.jobs.kinds import KINDS
+from workers.asking import make_models
 from workers.inference import infer, run
 from workers.qwen.demo.architecture import build_untrained
 from workers.qwen.loading import DEMO_FOLDER
@@ -89,6 +91,18 @@ def test_the_model_is_loaded_for_the_first_job_and_warm_for_the_second(desk: Des
     assert second.model.load_seconds == 0
     assert first.text == second.text
     assert [each.answer.reused_pictures for each in (first, second)] == [0, 1]
+
+
+def test_what_a_model_may_keep_of_pictures_counts_in_the_room_for_models(desk: Desk, scene_png: bytes) -> None:
+    shutil.copytree(DEMO_FOLDER, desk.folder / "models" / "mine")
+    image = desk.lay_down(scene_png, "shape.png")
+    weights = ask(desk, image, max_new_tokens=1)[0].model.bytes
+    room = desk.models.settings.model_copy(update={"models_bytes": 3 * weights, "feature_bytes": weights})
+    desk.models = make_models(room)
+
+    warm = [ask(desk, image, model=model, max_new_tokens=1)[0].model.warm for model in ("demo", "mine", "mine", "demo")]
+
+    assert warm == [False, False, True, False]
 
 
 def test_a_rotated_photo_is_the_same_picture(desk: Desk, scene_png: bytes) -> None:

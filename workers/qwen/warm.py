@@ -79,10 +79,15 @@ class _Resident(Generic[T]):
     attached: T
     base: "_Resident[T] | None" = None  # whose tensors it shares
     pins: int = 0
+    beside: int = 0  # bytes that what is kept with it may take
+
+    @property
+    def weights(self) -> int:
+        return self.loaded.bytes - self.loaded.shared_bytes
 
     @property
     def bytes(self) -> int:
-        return self.loaded.bytes - self.loaded.shared_bytes
+        return self.weights + self.beside
 
 
 class WarmModels(Generic[T]):
@@ -94,14 +99,16 @@ class WarmModels(Generic[T]):
         load: Callable[[Source, LoadedModel | None], LoadedModel],
         attach: Callable[[LoadedModel], T],
         fair_after: float = 10.0,
+        beside: int = 0,
     ) -> None:
         """`load` is given the base in memory for a model that shares it, and None for others.
 
-        `limit_bytes` is what the weights may take together; 0: 85 % of the GPUs, or half of the machine.
+        `limit_bytes` is what the models may take together, each with its weights and the `beside` bytes that what is
+        attached to it may grow to; 0: 85 % of the GPUs, or half of the machine.
         Once somebody waited `fair_after` seconds for room, others wait, too, and take no model that is in memory.
         """
         self._limit, self._fair_after = limit_bytes or memory_for_models(), fair_after
-        self._load, self._attach = load, attach
+        self._load, self._attach, self._beside = load, attach, beside
         self._residents: OrderedDict[Source, _Resident[T]] = OrderedDict()  # the longest unused first
         self._changed = threading.Condition()
         # One at a time: while transformers loads, it changes torch's default dtype for all.
@@ -139,7 +146,7 @@ class WarmModels(Generic[T]):
     def bytes(self) -> int:
         """What the weights in memory take."""
         with self._changed:
-            return self._bytes()
+            return sum(each.weights for each in self._residents.values())
 
     def _pin(self, source: Source, check: Callable[[], None]) -> tuple[_Resident[T], bool]:
         warm, needs, began = True, dict[Source, int](), time.monotonic()
@@ -182,7 +189,10 @@ class WarmModels(Generic[T]):
         return self._residents.get(source.base) if source.base else None
 
     def _need(self, source: Source) -> int:
-        """How many bytes it takes of its own."""
+        """How many bytes it takes of its own, with what is kept with it."""
+        return self._weights_of(source) + self._beside
+
+    def _weights_of(self, source: Source) -> int:
         base = self._base_of(source)
         if source.base is None or source.adapter is None:
             return memory_needed(source.folder)
@@ -218,7 +228,7 @@ class WarmModels(Generic[T]):
 
     def _load_one(self, source: Source, base: _Resident[T] | None) -> _Resident[T]:
         loaded = self._load(source, base.loaded if base else None)
-        resident = _Resident(loaded, self._attach(loaded), base, pins=1)
+        resident = _Resident(loaded, self._attach(loaded), base, pins=1, beside=self._beside)
         with self._changed:
             self._residents[source] = resident
             if source.base is not None:
