@@ -9,9 +9,11 @@ from sqlalchemy import (
     ARRAY,
     ColumnElement,
     Insert,
+    Integer,
     Select,
     Text,
     Update,
+    Uuid,
     bindparam,
     cast,
     func,
@@ -193,20 +195,27 @@ def orphans(session: Session, limit: int, but: Collection[UUID] = ()) -> Sequenc
 
     Somebody held it just then. One that still waits in the queue comes there, too.
     """
-    share = aliased(Job)
-    query = (
-        select(Job.id)
-        .join(share, share.part_of == Job.id)
-        .where(share.state.in_([State.DISPATCHED, State.RUNNING]), share.cancel_requested_at.is_(None))
-        .where(Job.state.in_([State.FAILED, State.CANCELLED]), Job.id.not_in(list(but)))
-    )
-    return session.scalars(query.distinct().limit(limit)).all()
+    return session.connection().execute(_ORPHANS, {"most": limit, "but": list(but)}).scalars().all()
+
+
+_SHARE = aliased(Job)
+_MOST, _BUT = bindparam("most", type_=Integer), bindparam("but", type_=Uuid, expanding=True)
+_ORPHANS = (
+    select(Job.id)
+    .join(_SHARE, _SHARE.part_of == Job.id)
+    .where(_SHARE.state.in_([State.DISPATCHED, State.RUNNING]), _SHARE.cancel_requested_at.is_(None))
+    .where(Job.state.in_([State.FAILED, State.CANCELLED]), Job.id.not_in(_BUT))
+    .distinct()
+    .limit(_MOST)
+)
 
 
 def expired(session: Session, limit: int, but: Collection[UUID] = ()) -> Sequence[UUID]:
     """The jobs that were not started before they expired, without some; the oldest first."""
-    query = select(Job.id).where(*_EXPIRED, Job.id.not_in(list(but)))
-    return session.scalars(query.order_by(Job.expires_at).limit(limit)).all()
+    return session.connection().execute(_TOO_LATE, {"most": limit, "but": list(but)}).scalars().all()
+
+
+_TOO_LATE = select(Job.id).where(*_EXPIRED, Job.id.not_in(_BUT)).order_by(Job.expires_at).limit(_MOST)
 
 
 def expire_waiting(session: Session, error: Mapping[str, Any], among: Collection[UUID]) -> Sequence[tuple[UUID, UUID]]:

@@ -175,8 +175,7 @@ def note_given_up(session: Session, worker: UUID, pairs: Sequence[Pair]) -> None
 
 def expired(session: Session, limit: int, but: Collection[UUID] = ()) -> Sequence[UUID]:
     """Running jobs whose lease has run out, without some; the oldest first."""
-    query = select(Job.id).where(*_RAN_OUT, Job.id.not_in(list(but)))
-    return session.scalars(query.order_by(Job.lease_until).limit(limit)).all()
+    return session.connection().execute(_EXPIRED, {"most": limit, "but": list(but)}).scalars().all()
 
 
 def lock_expired(session: Session, limit: int, among: Collection[UUID] | None = None) -> Sequence[Held]:
@@ -192,6 +191,12 @@ def _pairs(pairs: Sequence[Pair]) -> str:
 # --- the statements, built once -------------------------------------------------------------------------------
 
 _RAN_OUT = (Job.state == State.RUNNING, Job.lease_until < func.now())
+_EXPIRED = (
+    select(Job.id)
+    .where(*_RAN_OUT, Job.id.not_in(bindparam("but", type_=Uuid, expanding=True)))
+    .order_by(Job.lease_until)
+    .limit(bindparam("most", type_=Integer))
+)
 _WORKER = bindparam("by_worker", type_=Uuid)
 _PAIR: Sequence[ColumnElement[Any]] = (column("job", Uuid), column("attempt", Integer))
 _CLOSING: Sequence[ColumnElement[Any]] = (

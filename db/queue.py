@@ -104,14 +104,7 @@ def dispatch(session: Session, bundles: Iterable[Sequence[UUID]]) -> Sequence[Do
 
 def admit(session: Session, limit: int) -> None:
     """Let jobs that backed off long enough stand in line again. The line's index holds none that do not."""
-    due = (
-        select(Job.id)
-        .where(Job.state == State.QUEUED, Job.rung_at.is_not(None), Job.available_at <= func.now())
-        .order_by(Job.available_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    session.execute(update(Job).where(Job.id.in_(due)).values(rung_at=None))
+    session.connection().execute(_ADMIT, {"most": limit})
 
 
 def unanswered(
@@ -262,6 +255,20 @@ _HELD = (
     .outerjoin(Worker, Worker.id == Job.worker_id)
     .where(Job.pool == _POOL, or_(Job.state == State.DISPATCHED, and_(Job.state == State.RUNNING, _ALIVE)))
     .group_by(Job.team_id, Job.kind)
+)
+
+_ADMIT = (
+    update(Job)
+    .where(
+        Job.id.in_(
+            select(Job.id)
+            .where(Job.state == State.QUEUED, Job.rung_at.is_not(None), Job.available_at <= func.now())
+            .order_by(Job.available_at)
+            .limit(bindparam("most", type_=Integer))
+            .with_for_update(skip_locked=True)
+        )
+    )
+    .values(rung_at=None)
 )
 
 
