@@ -1,20 +1,24 @@
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
 from vlyard.errors import InvalidInput, OutOfMemory
+from workers.qwen import loading
 from workers.qwen.demo.architecture import DEMO, build_untrained
-from workers.qwen.loading import LoadedModel, choose_attention, gpus_of, load_model, memory_needed
+from workers.qwen.loading import DTYPES, Attention, LoadedModel, choose_attention, gpus_of, load_model, memory_needed
 from workers.qwen.memory import naming_out_of_memory
+from workers.qwen.placement import Placement
 
 FLASH, SDPA = "flash_attention_2", "sdpa"
 AMPERE, TURING = (8, 0), (7, 5)
@@ -60,6 +64,63 @@ def test_the_cards_of_a_model_are_those_that_its_tensors_are_on() -> None:
         spread.register_buffer("beside", torch.zeros(1, device="cpu"))
 
     assert (gpus_of(spread), gpus_of(torch.nn.Linear(1, 1))) == (2, 0)
+
+
+def test_a_model_is_read_by_what_was_chosen_for_it(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    whole = Qwen3VLForConditionalGeneration.from_pretrained(untrained)
+
+    def record(folder: Path, **how: Any) -> tuple[Any, dict[str, list[str]]]:
+        asked.update(how, folder=folder)
+        return whole, {"missing_keys": []}
+
+    monkeypatch.setattr(Qwen3VLForConditionalGeneration, "from_pretrained", record)
+    plan = loading._Plan(DTYPES["cuda"], Attention(FLASH, "it works"), Placement((1, 3), bytes_each=5 * 2**30))
+    monkeypatch.setattr(loading, "_plan", lambda _folder, _gpus: plan)
+
+    loaded = load_model(untrained, gpus=2)
+
+    assert asked == {
+        "folder": untrained,
+        "dtype": torch.bfloat16,
+        "device_map": "auto",
+        "max_memory": {1: 5 * 2**30, 3: 5 * 2**30, "cpu": 0},
+        "attn_implementation": FLASH,
+        "use_safetensors": True,
+        "output_loading_info": True,
+        "local_files_only": True,
+        "trust_remote_code": False,
+    }
+    assert (loaded.attention_reason, loaded.dtype) == ("it works", torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "module", ["raise ImportError('undefined symbol: built for another torch')", "import a_part_that_is_lacking"]
+)
+def test_flash_attention_that_cannot_be_imported_does_not_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    (tmp_path / "flash_attn").mkdir()
+    (tmp_path / "flash_attn" / "__init__.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: True)  # transformers finds a version of it
+
+    assert not loading._flash_attention_works()
+
+
+def test_flash_attention_that_can_be_imported_works_where_transformers_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flash_attn").mkdir()
+    (tmp_path / "flash_attn" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+
+    for said in (True, False):
+        monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda said=said: said)
+        assert loading._flash_attention_works() is said
+    monkeypatch.delitem(sys.modules, "flash_attn")
 
 
 def test_the_memory_a_model_needs_is_known_before_it_is_loaded(untrained: Path) -> None:
