@@ -1,114 +1,20 @@
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from control.settings import Settings
-from tests.qwen.adapted import manifest
 from tests.workers.hubs import COMMIT, REPOSITORY, StandIn, serving
+from tests.workers.shelves import Bench
 from vlyard.errors import InvalidInput, RefusedArchive, Unavailable
-from vlyard.files import Stored, sha256_of
-from vlyard.formats.archive import pack
-from workers.context import Context
-from workers.models import resolve, whole
-from workers.qwen.checkpoint import check_checkpoint
+from workers.models import whole
 from workers.qwen.loading import DEMO_FOLDER
-from workers.qwen.manifest import read_manifest, write_manifest
+from workers.qwen.manifest import read_manifest
 from workers.qwen.warm import Source
-from workers.trees import store_tree
-
-
-@dataclass
-class Shelf:
-    """An artefact store that is a folder, and what was fetched from it."""
-
-    folder: Path
-    fetched: list[str] = field(default_factory=list)
-
-    def fetch(self, file: Stored, path: Path) -> None:
-        self.fetched.append(file.name)
-        shutil.copyfile(self.folder / file.key, path)
-
-    def fetch_each(self, files: Mapping[Path, Stored], told: Callable[[int], None]) -> None:
-        for path, file in files.items():
-            told(0)
-            self.fetch(file, path)
-
-    def put(self, key: str, path: Path, media_type: str) -> tuple[int, str]:  # noqa: ARG002 - a folder keeps no types
-        target = self.folder / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-        return target.stat().st_size, sha256_of(target)
-
-    def tree(self, folder: Path) -> Stored:
-        return store_tree(self, folder, f"trees/{uuid4()}/{folder.name}", listing=self._scratch(), check=lambda: None)
-
-    def archive(self, folder: Path, name: str) -> Stored:
-        packed = self._scratch()
-        pack(folder, packed)
-        return self.file(packed, name)
-
-    def file(self, path: Path, name: str) -> Stored:
-        size, sha256 = self.put(f"files/{uuid4()}", path, "")
-        (key,) = [f"files/{each.name}" for each in (self.folder / "files").iterdir() if sha256_of(each) == sha256]
-        return Stored(uuid4(), name, "application/zip", key, size, sha256)
-
-    def _scratch(self) -> Path:
-        self.folder.mkdir(exist_ok=True)
-        return self.folder / f"scratch-{uuid4()}"
-
-
-@dataclass
-class Bench:
-    """Settings, a store, and jobs that name what is in it."""
-
-    folder: Path
-    said: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.shelf = Shelf(self.folder / "store")
-
-    def settings(self, **values: Any) -> Settings:
-        return Settings(cache_dir=self.folder / "cache", **values)
-
-    def context(
-        self, *inputs: Stored, check: Callable[[], None] = lambda: None, named: Mapping[str, UUID] | None = None
-    ) -> Context:
-        def tell(*words: object) -> None:
-            self.said.append(" ".join(map(str, words)))
-
-        given = {each.id: each for each in inputs}
-        words: dict[str, Any] = {"say": self.said.append, "named": named or {}}
-        return Context(uuid4(), 1, self.folder / "job", given, self.shelf, "job/1", tell, check, **words)
-
-    def found(
-        self,
-        model: UUID | str,
-        *inputs: Stored,
-        adapter: UUID | None = None,
-        named: Mapping[str, UUID] | None = None,
-        **settings: Any,
-    ) -> Source:
-        with resolve(model, adapter, 1, self.context(*inputs, named=named), self.settings(**settings)) as source:
-            check_checkpoint(source.folder)
-            return source
-
-    def tuned(self, base: str | None) -> Stored:
-        """An adapter as a training stores it, on that base; None: nothing says on which."""
-        folder = self.folder / f"adapter-{uuid4()}"
-        folder.mkdir()
-        (folder / "adapter_config.json").write_text("{}")
-        if base is not None:
-            write_manifest(folder, manifest(base=base))
-        return self.shelf.tree(folder)
 
 
 @pytest.fixture
@@ -295,99 +201,6 @@ def test_an_adapter_whose_base_cannot_be_had_is_refused_with_what_to_do(bench: B
         bench.found(odd.id, odd)
     with pytest.raises(InvalidInput, match=r"/spec/adapter: the model .* is an adapter itself"):
         bench.found(other.id, other, silent, adapter=silent.id)
-
-
-def marked(bench: Bench, name: str, **told: Any) -> Stored:
-    """The demo's weights as a tuned model of their own, with its manifest beside them."""
-    folder = Path(shutil.copytree(DEMO_FOLDER, bench.folder / name))
-    write_manifest(folder, manifest(**told))
-    return bench.shelf.tree(folder)
-
-
-def test_an_adapter_is_put_on_its_base_without_a_word_by_whichever_name_the_base_is_called(bench: Bench) -> None:
-    base, again = (bench.shelf.tree(DEMO_FOLDER) for _ in range(2))
-    on_demo, on_id, on_version, silent = map(bench.tuned, ("demo", str(base.id).upper(), "acme/shapes:1", None))
-    cases: list[tuple[Stored, UUID | str]] = [
-        (on_demo, "demo"),
-        (on_id, base.id),
-        (on_id, "acme/shapes:1"),
-        (on_id, again.id),
-        (on_version, base.id),
-        (on_version, "acme/shapes:1"),
-        (silent, "demo"),
-    ]
-
-    for adapter, model in cases:
-        named = {"acme/shapes:1": base.id}
-        assert bench.found(model, base, again, adapter, adapter=adapter.id, named=named).notes == (), model
-
-
-def test_an_adapter_on_what_may_be_a_copy_of_its_base_is_noted(bench: Bench) -> None:
-    copy = Path(shutil.copytree(DEMO_FOLDER, bench.folder / "models" / "copy"))
-    base, gone = bench.shelf.tree(copy), uuid4()
-    tuned_copy = marked(bench, "tuned", base="copy", method="full")
-    cases: list[tuple[str, UUID | str, Stored | None]] = [
-        ("demo", base.id, base),  # imported
-        ("demo", "copy", None),
-        (str(gone), base.id, base),  # exported
-        ("acme/shapes:1", base.id, base),
-        ("copy", tuned_copy.id, tuned_copy),  # a folder's name may be another model's by now
-    ]
-
-    for named, model, brought in cases:
-        adapter = bench.tuned(named)
-        inputs = [adapter, *([brought] if brought else [])]
-        source = bench.found(model, *inputs, adapter=adapter.id, models_dir=copy.parent)
-        assert source.notes == (f"the adapter was tuned on {named}, and was put on {model}",)
-        assert source == replace(source, notes=())
-
-
-@pytest.mark.parametrize(
-    "base",
-    [
-        f"hub:{REPOSITORY}@{'a' * 40}",
-        f"hub:Somebody/Tiny-VL@{'a' * 40}",
-        f"hub:Somebody/Another-VL@{'a' * 40}",
-        f"hub:Acme/Tiny-VL-FP8@{'a' * 40}",
-        f"hub:Acme/Renamed@{COMMIT}",
-        "hub:acme/tiny-vl@v1",
-    ],
-)
-def test_an_adapter_on_what_may_be_its_base_on_a_hub_is_put_there(bench: Bench, base: str) -> None:
-    adapter = bench.tuned(base)
-
-    with serving(StandIn(DEMO_FOLDER)) as hub:
-        source = bench.found(f"hub:{REPOSITORY}", adapter, adapter=adapter.id, hub_endpoint=hub.url)
-
-    assert source.notes == (f"the adapter was tuned on {base}, and was put on hub:{REPOSITORY}@{COMMIT}",)
-
-
-def test_an_adapter_that_was_certainly_tuned_on_another_model_is_refused_and_both_are_named(bench: Bench) -> None:
-    on_demo, on_nothing = bench.tuned("demo"), bench.tuned("untrained")
-    on_other = bench.tuned(f"hub:Acme/Thinking-VL@{'a' * 40}")
-    tuned = marked(bench, "tuned", base="demo", method="full")
-    fix = r"\(give demo as `model`, or an adapter that was tuned on the model\)"
-
-    with pytest.raises(InvalidInput, match=f"/spec/adapter: .* tuned on demo, and not on untrained {fix}"):
-        bench.found("untrained", on_demo, adapter=on_demo.id)
-    with pytest.raises(InvalidInput, match="/spec/adapter: the adapter was tuned on untrained, and not on demo"):
-        bench.found("demo", on_nothing, adapter=on_nothing.id)
-    with pytest.raises(InvalidInput, match=f"not on {tuned.id}, which was itself tuned on that {fix}"):
-        bench.found(tuned.id, tuned, on_demo, adapter=on_demo.id)
-    with (
-        serving(StandIn(DEMO_FOLDER)) as hub,
-        pytest.raises(InvalidInput, match=f"on hub:Acme/Thinking-VL@a+, and not on hub:{REPOSITORY}@{COMMIT}"),
-    ):
-        bench.found(f"hub:{REPOSITORY}", on_other, adapter=on_other.id, hub_endpoint=hub.url)
-
-
-def test_an_adapter_that_is_merged_into_the_model_is_not_put_on_it_again(bench: Bench) -> None:
-    adapter, merged = bench.tuned("mine"), marked(bench, "merged", base="mine")
-
-    with pytest.raises(
-        InvalidInput, match=f"/spec/adapter: the model {merged.id} has this adapter in it already .leave `adapter` out"
-    ):
-        bench.found(merged.id, merged, adapter, adapter=adapter.id)
 
 
 def test_where_a_whole_model_is_needed_an_adapter_is_refused(bench: Bench) -> None:
