@@ -117,10 +117,12 @@ def test_flash_attention_that_can_be_imported_works_where_transformers_says_so(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
 
-    for said in (True, False):
-        monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda said=said: said)
-        assert loading._flash_attention_works() is said
-    monkeypatch.delitem(sys.modules, "flash_attn")
+    try:
+        for said in (True, False):
+            monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda said=said: said)
+            assert loading._flash_attention_works() is said
+    finally:
+        sys.modules.pop("flash_attn", None)  # not by monkeypatch, which would bring it back
 
 
 def test_the_memory_a_model_needs_is_known_before_it_is_loaded(untrained: Path) -> None:
