@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from time import monotonic
+from functools import partial
+from time import monotonic, sleep
 
 import pytest
 import torch
@@ -109,26 +110,30 @@ def test_what_fails_in_the_middle_of_answers_goes_on_alone(demo: LoadedModel, ex
 
 
 def test_who_waits_to_go_on_hears_that_it_is_cancelled(demo: LoadedModel) -> None:
-    first_goes_on: list[float] = []
-    cancelled: list[float] = []
+    heard: list[list[float]] = [[] for _ in range(4)]
+    cancelled: dict[int, float] = {}
 
     def breaks(rows: int, tokens: int) -> None:
         if tokens == 1 and rows > 1:
             raise ZeroDivisionError("out of the blue")
+        sleep(0.05)  # a model that takes its time: who waits looks ten times a second
 
-    def check() -> None:
-        if len(first_goes_on) > 3:
-            cancelled.append(monotonic())
+    def check(row: int) -> None:
+        """One of them goes on first, whichever it is: the others are cancelled meanwhile."""
+        if len(heard[row]) <= 1 and max(map(len, heard)) > 3:
+            cancelled.setdefault(row, monotonic())
             raise Cancelled
 
     asked = [replace(requests()[0], sampling=Sampling(400, repetition_penalty=3.0, seed=seed)) for seed in range(4)]
+    told = {row: lambda _, row=row: heard[row].append(monotonic()) for row in range(4)}
     with a_model_that(demo, breaks):
-        said = ask_together(demo, asked, {3: check}, told={0: lambda _: first_goes_on.append(monotonic())})
+        said = ask_together(demo, asked, {row: partial(check, row) for row in range(4)}, told=told)
 
-    assert cancelled[0] < first_goes_on[-1]  # and not once the others were done
-    ended = said[3].result()
-    assert (ended.finish_reason, ended.completion_tokens) == ("cancelled", 1)
-    assert all(each.result().finish_reason != "cancelled" for each in said[:3])
+    [first] = set(range(4)) - set(cancelled)
+    assert max(cancelled.values()) < heard[first][-1]  # and not once the first was done
+    for row, each in enumerate(said):
+        ended = each.result()
+        assert (ended.finish_reason == "cancelled", ended.completion_tokens == 1) == (row != first, row != first)
 
 
 def test_where_memory_runs_out_beside_a_row_that_has_ended_the_other_goes_on_alone(
