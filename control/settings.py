@@ -106,7 +106,11 @@ class Settings(BaseSettings):
     )
     batch_rows: int = Field(32, ge=1, description="How many questions a batch has at most.")
     batch_wait_seconds: float = Field(
-        0.01, ge=0, le=10, description="How long an idle model waits for company before it begins with a question."
+        0.01,
+        ge=0,
+        le=10,
+        description="How long an idle model waits for company before it begins with a question, or after the last that "
+        "came while more are on their way.",
     )
     feature_bytes: int = Field(
         2**28, ge=0, description="Memory for what each model saw in the latest pictures, to look once at each."

@@ -81,16 +81,21 @@ class Asker:
         """What the model says word for word, and the sizes of the pictures as displayed. Raises as `ask`."""
         budget = Budget(spec.min_pixels, spec.max_pixels)
         given = [part for each in said for part in each.content if isinstance(part, Given)]
-        with self.rooms.asked.hold(self.engine.pixels_of([each.size() for each in given], budget), self.check):
+        sizes: list[PictureSize] = []
+
+        def make() -> Request:
             looked = [self._look(each, budget) for each in given]
+            sizes.extend(size for _, size in looked)
             pictures = iter(shown for shown, _ in looked)
             turns = [
                 Turn(each.role, tuple(part if isinstance(part, str) else next(pictures) for part in each.content))
                 for each in said
             ]
             alike = spec.preset or spec.prompt or ""
-            request = Request(tuple(turns), sampling_of(spec), budget, scored, alike, self.system)
-            return self.engine.ask(request, self.check), [size for _, size in looked]
+            return Request(tuple(turns), sampling_of(spec), budget, scored, alike, self.system)
+
+        with self.rooms.asked.hold(self.engine.pixels_of([each.size() for each in given], budget), self.check):
+            return self.engine.ask(make, self.check), sizes
 
     def _look(self, given: Given, budget: Budget) -> tuple[Shown, PictureSize]:
         def look(picture: Image.Image) -> tuple[Shown, PictureSize]:

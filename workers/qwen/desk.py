@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from vlyard.errors import Unavailable
 from workers.qwen.companions import Room, Size, choose
@@ -15,12 +16,28 @@ class Desk:
     """Where questions wait until the engine's thread takes them."""
 
     def __init__(self, room: Room, wait_seconds: float) -> None:
-        """`wait_seconds` is how long a question waits for company where nobody runs."""
+        """`wait_seconds` is how long a question waits for company where nobody runs.
+
+        While others are on their way, it is how long after the last one that came.
+        """
         self._room, self._wait_seconds = room, wait_seconds
         self._waiting: list[Ticket] = []  # the oldest first
+        self._coming = 0  # questions that are on their way
         self._changed = threading.Condition()
         self._closed = False
         self._fewer_rows, self._fewer_until = room.rows, 0.0  # because memory ran out
+
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """Somebody makes a question, to add it before the block ends."""
+        with self._changed:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
+                self._changed.notify_all()
 
     def add(self, ticket: Ticket) -> None:
         """Somebody asks. Raises `Unavailable` once it is closed."""
@@ -93,7 +110,8 @@ class Desk:
                 continue
             if self._waiting[0].alone:
                 return
-            left = self._waiting[0].arrived + self._wait_seconds - time.monotonic()
+            newest = self._waiting[-1] if self._coming else self._waiting[0]
+            left = newest.arrived + self._wait_seconds - time.monotonic()
             if left <= 0 or len(self._choose([])) < len(self._waiting) or len(self._waiting) >= self._most_rows():
                 return
             self._changed.wait(left)

@@ -46,7 +46,7 @@ class Limits:
 
     batch_tokens: int  # of a batch: its rows × (longest question + longest answer that is expected)
     batch_rows: int
-    wait_seconds: float  # that a question waits for company, where nobody runs
+    wait_seconds: float  # that a question waits for company, where nobody runs; after the last, while others come
     feature_bytes: int  # of pictures' features that are kept
 
 
@@ -102,20 +102,28 @@ class Engine:
         return show(self._model().processor, picture, budget)
 
     def ask(
-        self, request: Request, check: Callable[[], None] = _never, told: Callable[[str], None] = _nobody
+        self,
+        request: Request | Callable[[], Request],
+        check: Callable[[], None] = _never,
+        told: Callable[[str], None] = _nobody,
     ) -> Generation:
         """Blocks until the answer is there. Pictures are upright RGB ones.
+
+        A request that takes time to make, such as reading its pictures, is best given as what makes it: questions that
+        wait for a batch then know that this one is on its way.
 
         `check` is called at every token, from another thread, and ends the work by raising; its exception comes out
         unchanged, but for a `Cancelled` once the answer has begun: that gives the words so far. `told` hears the
         answer as it grows, piece by piece. Raises `InvalidInput` where the question is not valid or does not fit the
         model's context, `OutOfMemory`, and `Unavailable` once the engine is closed.
         """
-        asked = time.monotonic()
         loaded = self._model()
         check()
-        ticket = _ticket(loaded, request, self._features, self._lengths, check, listened=told is not _nobody)
-        self._desk.add(ticket)
+        with self._desk.coming():
+            request = request if isinstance(request, Request) else request()
+            asked = time.monotonic()
+            ticket = _ticket(loaded, request, self._features, self._lengths, check, listened=told is not _nobody)
+            self._desk.add(ticket)
         try:
             ended = _outcome(ticket, told)
         finally:
