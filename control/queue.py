@@ -53,7 +53,7 @@ class Doorbells:
             bell.kind,
             args=([[str(job), attempt] for job, attempt in bell.pairs],),
             task_id=bell.name,
-            # What Flower shows. Celery's own way to write it is a third of sending.
+            # What Flower shows. Celery's own way to write it is a quarter of sending.
             argsrepr=" ".join(f"{job}:{attempt}" for job, attempt in bell.pairs),
             kwargsrepr="{}",
             queue=_queue(queue_name(bell.device, bell.pool, bell.kind)),
