@@ -1,6 +1,5 @@
 """A store that is a folder, and jobs that name models in it."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from uuid import UUID, uuid4
 
 from control.settings import Settings
 from tests.qwen.adapted import manifest
+from tests.workers.desks import FolderStore
 from vlyard.files import Stored, sha256_of
 from vlyard.formats.archive import pack
 from workers.context import Context
@@ -19,27 +19,15 @@ from workers.qwen.warm import Source
 from workers.trees import store_tree
 
 
-@dataclass
-class Shelf:
+@dataclass(frozen=True)
+class Shelf(FolderStore):
     """An artefact store that is a folder, and what was fetched from it."""
 
-    folder: Path
     fetched: list[str] = field(default_factory=list)
 
     def fetch(self, file: Stored, path: Path) -> None:
         self.fetched.append(file.name)
-        shutil.copyfile(self.folder / file.key, path)
-
-    def fetch_each(self, files: Mapping[Path, Stored], told: Callable[[int], None]) -> None:
-        for path, file in files.items():
-            told(0)
-            self.fetch(file, path)
-
-    def put(self, key: str, path: Path, media_type: str) -> tuple[int, str]:  # noqa: ARG002 - a folder keeps no types
-        target = self.folder / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-        return target.stat().st_size, sha256_of(target)
+        super().fetch(file, path)
 
     def tree(self, folder: Path) -> Stored:
         return store_tree(self, folder, f"trees/{uuid4()}/{folder.name}", listing=self._scratch(), check=lambda: None)
