@@ -10,18 +10,19 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from vlyard.checks import Check, Finding, broken, ok, skipped
+from vlyard.extras import installing
 
 if TYPE_CHECKING:
     from workers.qwen.selftest import SelfTest
 
 _IMPORTING = 120.0  # seconds, on a machine that reads torch from a slow disk
-_FIX = "pip install 'vlyard[worker]' again, in versions that fit together"
+_FIX = f"{installing('worker')}, again, in versions that fit together"
 
 
 def checks() -> Iterator[Check]:
     """The checks of a machine that runs models; one that says so where it does not."""
     if find_spec("torch") is None:
-        missing = "torch is not installed: pip install 'vlyard[worker]' where models shall run"
+        missing = f"torch is not installed: {installing('worker')}, where models shall run"
         yield Check("torch", partial(skipped, missing))
         return
     yield Check("torch", _torch, _FIX, _IMPORTING)

@@ -96,6 +96,17 @@ def test_a_specification_comes_from_standard_input_and_is_followed_to_its_result
     assert json.loads(ran.stdout)["result"] == {"echo": "hello", "attempt": 1}
 
 
+def test_who_asks_for_json_on_a_terminal_gets_nothing_drawn_beside_it(api: SmallApi) -> None:
+    api.life = [{"state": "queued"}, DONE]
+    job = api.add_job()
+
+    drawn = run(api, "wait", str(job.id), **LOOKING)
+    asked = run(api, "wait", str(api.add_job().id), "--json", **LOOKING)
+
+    assert "\x1b[?25l" in drawn.stderr  # the bar, which hides the cursor
+    assert (asked.returncode, asked.stderr, json.loads(asked.stdout)["state"]) == (0, "", "succeeded")
+
+
 def test_a_job_that_failed_fails_the_command_that_waited_for_it(api: SmallApi) -> None:
     complaint = {"where": "a.txt:3", "what": "no box"}
     error = {"code": "invalid_input", "message": "It is faulty.", "blame": "user", "complaints": [complaint]}

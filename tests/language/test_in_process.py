@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -205,6 +206,14 @@ def test_the_same_key_is_the_same_job_and_with_another_body_refused(api: InProce
     assert again.state == "succeeded"
     with pytest.raises(IdempotencyMismatch):
         client.submit(NoopSpec(echo="other"), idempotency_key="once")
+
+
+def test_a_job_that_is_run_in_one_call_keeps_the_limits_that_a_submitted_one_has(
+    api: InProcess, client: Client
+) -> None:
+    client.run(NoopSpec(), expires_in=60, max_runtime=5)
+    [job] = client.jobs()
+    assert (job.max_runtime, job.expires_at - job.created_at) == (5, timedelta(seconds=60))  # type: ignore[operator]
 
 
 def test_lists_have_pages_and_filters(api: InProcess, client: Client) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -194,6 +194,36 @@ def test_a_job_is_retried_and_cloned_with_changes(api: SmallApi) -> None:
     assert (again["cloned_from"], again["spec"]) == (str(job.id), {"kind": "noop", "echo": "a"})
     assert cloned["spec"] == {"kind": "noop", "echo": "Why: me?", "seconds": 2}
     assert (cloned["priority"], cloned["labels"], cloned["cloned_from"]) == (7, {"try": "b"}, str(job.id))
+
+
+def test_a_file_of_this_machine_is_uploaded_for_the_clone_that_is_asked_about_it(api: SmallApi, tmp_path: Path) -> None:
+    # given a job about one picture, and another picture on this machine
+    asked = {"kind": "inference", "image": str(uuid4()), "prompt": "Why?"}
+    job = api.add_job(kind="inference", spec=asked)
+    (tmp_path / "b.jpg").write_bytes(b"another")
+    # when it is cloned with that one instead, and with a question that only looks like a file
+    changes = ("--set", f"spec.image=file:{tmp_path}/b.jpg", "--set", "spec.prompt=file:b.jpg")
+    cloned = json.loads(run(api, "clone", str(job.id), *changes, "--json").stdout)
+    # then it is asked about what was uploaded
+    [artefact] = api.artefacts.values()
+    assert api.objects[f"/s3/{artefact.id}"] == b"another"
+    assert cloned["spec"] == asked | {"image": str(artefact.id), "prompt": "file:b.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("spec.image=file:nowhere.jpg", "there is no file or folder nowhere.jpg"),
+        ("spec.image=file:.", "is a folder, and this takes a file"),
+    ],
+)
+def test_a_file_that_is_not_there_clones_nothing(api: SmallApi, change: str, said: str) -> None:
+    job = api.add_job(kind="inference", spec={"kind": "inference", "image": str(uuid4()), "prompt": "Why?"})
+
+    ran = run(api, "clone", str(job.id), "--set", change)
+
+    assert (ran.returncode, len(api.jobs), api.artefacts) == (2, 1, {})
+    assert said in ran.stderr
 
 
 @pytest.mark.parametrize("change", ["echo", "=a", "nothing=1", "priority=1000", "priority.x=1"])

@@ -65,7 +65,7 @@ def test_commands_whose_extra_is_not_installed_are_left_out_and_the_help_says_ho
     shown, asked = run(None, "--help", PYTHONPATH=path), run(None, "greet", PYTHONPATH=path)
 
     assert shown.returncode == 0
-    assert "pip install 'vlyard[server]' adds: greet." in shown.stdout
+    assert "pip install '.[server]' in a checkout of VLyard adds: greet." in shown.stdout
     assert asked.returncode == 2
     assert "No such command 'greet'" in asked.stderr
 

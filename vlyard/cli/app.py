@@ -20,6 +20,7 @@ import vlyard
 from vlyard.cli import compare, convert, dataset, doctor, jobs, kinds, models, pools, teams, train, watch, webhooks, why
 from vlyard.client.connection import KEY_VARIABLE
 from vlyard.errors import Blame, Cancelled, JobFailed, NotFound, Unauthenticated, VLyardError, WaitTimeout
+from vlyard.extras import installing
 
 GROUP = "vlyard.commands"
 
@@ -148,7 +149,7 @@ def _extras() -> Mapping[str, str]:
 
 
 def _offer(missing: Mapping[str, list[str]]) -> str | None:
-    lines = (f"pip install 'vlyard[{extra}]' adds: {', '.join(names)}." for extra, names in missing.items())
+    lines = (f"{installing(extra)} adds: {', '.join(names)}." for extra, names in missing.items())
     return escape(" ".join(lines)) or None
 
 

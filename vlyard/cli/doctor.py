@@ -21,6 +21,7 @@ from vlyard.checks import Check, Checked, Finding, Mark, broken, ok, run, skippe
 from vlyard.cli.listing import AsJson
 from vlyard.cli.pools import self_test_text
 from vlyard.client.calls import KEY_VARIABLE, URL_VARIABLE, Client
+from vlyard.extras import installing
 from vlyard.jobs.kinds import KINDS
 
 GROUP = "vlyard.checks"
@@ -62,7 +63,7 @@ def _checks() -> Iterator[Check]:
         try:
             checks = entry.load()
         except ImportError as error:
-            left_out = f"not installed (no {error.name}): pip install 'vlyard[{entry.name}]' where it is wanted"
+            left_out = f"not installed (no {error.name}): {installing(entry.name)}, where it is wanted"
             yield Check(entry.name, partial(skipped, left_out))
         else:
             yield from checks()
@@ -149,7 +150,9 @@ def _version(url: str) -> Finding:
     except (ValueError, KeyError, TypeError):
         return skipped("the API does not tell its version")
     if told != vlyard.__version__:
-        return broken(f"the API is {told}, this client is {vlyard.__version__}", f"pip install 'vlyard=={told}'")
+        return broken(
+            f"the API is {told}, this client is {vlyard.__version__}", f"pip install . in a checkout of VLyard {told}"
+        )
     return ok(f"the API is {told}, as this client")
 
 

@@ -26,14 +26,15 @@ from rich.table import Table
 from vlyard.cli import pipeline
 from vlyard.cli.reading import read_submission
 from vlyard.cli.results import named_artefact, output_of, show_result
-from vlyard.cli.sending import transfer
+from vlyard.cli.sending import LocalFiles, transfer
 from vlyard.client import Client
 from vlyard.client.connection import checked_id
 from vlyard.client.problems import invalid
 from vlyard.errors import Complaint, InvalidInput
+from vlyard.jobs.changing import changed
 from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.repeating import Form, repeated
-from vlyard.jobs.spec import Reference
+from vlyard.jobs.spec import Reference, Spec
 from vlyard.jobs.state import State
 from vlyard.jobs.view import Artefact, Changes, Job, Submission
 
@@ -142,14 +143,28 @@ def retry(id: JobId, as_json: AsJson = False) -> None:
 def clone(
     id: JobId,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", help="A change, such as spec.prompt=Why? or priority=7; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="A change, such as spec.prompt=Why?, spec.image=file:a.png, priority=7; repeatable."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job once more, with changes."""
     wanted = read_changes(changes or [])
     with Client() as client:
-        show(client.clone(id, wanted), as_json)
+        show(client.clone(id, _with_artefacts(client, id, wanted)), as_json)
+
+
+def _with_artefacts(client: Client, id: UUID, wanted: Changes) -> Changes:
+    """The changes, with the artefacts that files and folders of this machine have become."""
+    written = wanted.model_dump(mode="json", exclude_unset=True)
+    files = LocalFiles(written, lambda _, text: (text, "paths are relative to where you are"))
+
+    def specs(changes: Changes) -> Iterator[Spec]:
+        yield changed(client.job(id).model_dump(mode="json")["spec"], changes.spec)
+
+    return files.sent(client, files.checked(Changes.model_validate, specs))
 
 
 def read_changes(texts: Iterable[str]) -> Changes:
@@ -225,7 +240,7 @@ def _console() -> Console:
 
 def follow(client: Client, id: UUID, timeout: float | None, as_json: bool, *, result_only: bool = False) -> Job:
     """Wait for a job's end with its progress on stderr, show it or what it brought, and raise where it failed."""
-    with goes_on(id), _drawing() as draw:
+    with goes_on(id), _drawing(quiet=as_json) as draw:
         ended = client.wait(id, timeout=timeout, on_progress=draw)
     if as_json or not (result_only and ended.state is State.SUCCEEDED):
         show(ended, as_json)
@@ -250,11 +265,11 @@ def goes_on(id: UUID) -> Iterator[None]:
 
 
 @contextmanager
-def _drawing() -> Iterator[Callable[[Job], None]]:
+def _drawing(*, quiet: bool) -> Iterator[Callable[[Job], None]]:
     """How far a job is, as a bar on stderr where somebody looks at it."""
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
         bar = bars.add_task("", total=None)
 
         def draw(now: Job) -> None:

@@ -41,7 +41,8 @@ class LocalFiles:
 
         Raises `InvalidInput` where a file is missing, or is a folder and will not do; and what `check` raises.
         """
-        for spec in specs(check(self._written)):
+        checked = check(self._written)
+        for spec in specs(checked) if self._ids else ():
             named = {id: pointer for id in self._ids.values() if (pointer := spec.place_of(id))}
             self._find(spec, named)
         meant = {str(id): text for text, id in self._ids.items() if id not in self._paths}

@@ -38,6 +38,9 @@ class How(TypedDict, total=False):
     pool: str
     priority: int
     labels: Mapping[str, str] | None
+    expires_in: float | None
+    expires_at: datetime | None
+    max_runtime: float | None
     timeout: float | None
     on_progress: Callable[[Job], None] | None
     idempotency_key: str | None
@@ -203,12 +206,24 @@ class JobCalls(Connection):
         pool: str = "default",
         priority: int = 0,
         labels: Mapping[str, str] | None = None,
+        expires_in: float | None = None,
+        expires_at: datetime | None = None,
+        max_runtime: float | None = None,
         timeout: float | None = None,
         on_progress: Callable[[Job], None] | None = None,
         idempotency_key: str | None = None,
     ) -> Result:
         """`submit`, `wait` and `result` in one."""
-        job = self.submit(spec, pool=pool, priority=priority, labels=labels, idempotency_key=idempotency_key)
+        job = self.submit(
+            spec,
+            pool=pool,
+            priority=priority,
+            labels=labels,
+            expires_in=expires_in,
+            expires_at=expires_at,
+            max_runtime=max_runtime,
+            idempotency_key=idempotency_key,
+        )
         return self.result(self.wait(job.id, timeout=timeout, on_progress=on_progress))
 
     def events(self, id: UUID | str, after: int = 0) -> Iterator[Event]:

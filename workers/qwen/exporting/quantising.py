@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlyard.errors import Complaint, InvalidInput
+from vlyard.extras import installing
 from workers.qwen.checkpoint import CONFIG, QUANTISATION, read_json, weight_files
 from workers.qwen.exporting.card import as_stored
 from workers.qwen.exporting.folder import CARD, SUMS, write_sums
@@ -27,7 +28,10 @@ _DAMAGE = (ValueError, TypeError, RuntimeError, AssertionError, NotImplementedEr
 def require_torchao() -> None:
     """Raise `InvalidInput` where the package is not installed."""
     if find_spec("torchao") is None:
-        what, fix = "int8 and int4 need the package torchao", "ask the operator to install vlyard[quantised]"
+        what, fix = (
+            "int8 and int4 need the package torchao",
+            f"have the worker's operator run: {installing('quantised')}",
+        )
         raise InvalidInput("The export cannot have this format", [Complaint("/spec/format", what, fix)])
 
 

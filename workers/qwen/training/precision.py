@@ -7,6 +7,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from vlyard.errors import Complaint, InvalidInput
+from vlyard.extras import installing
 from vlyard.jobs.learning import Precision
 from vlyard.jobs.training import TrainingSpec
 from vlyard.jobs.training_check import TrainingCheckSpec
@@ -57,7 +58,7 @@ def _expect_bitsandbytes(spec: TrainingSpec) -> None:
         return
     wanted = {"/spec/method": "qlora" if spec.method == "qlora" else "", "/spec/optimizer": spec.optimizer}
     complaints = [
-        Complaint(where, f"{name} needs bitsandbytes", "have the worker's operator run: pip install 'vlyard[qlora]'")
+        Complaint(where, f"{name} needs bitsandbytes", f"have the worker's operator run: {installing('qlora')}")
         for where, name in wanted.items()
         if name and name not in _OF_TORCH
     ]
