@@ -101,6 +101,7 @@ class _Before:
 
     progressed: Set[Pair]  # attempts that were lost, and left more than they were given
     shortages: Mapping[UUID, int]  # attempts before that ran out of memory
+    in_company: Set[UUID]  # whose workers were lost with more than these
 
 
 def _before(session: Session, ended: Sequence[tuple[leases.Held, Ending]]) -> _Before:
@@ -109,6 +110,7 @@ def _before(session: Session, ended: Sequence[tuple[leases.Held, Ending]]) -> _B
     return _Before(
         checkpoints.left_by(session, lost) if lost else set(),
         checkpoints.ended_with(session, short, OutOfMemory.code) if short else {},
+        leases.in_company(session, [job for job, _ in lost]) if lost else set(),
     )
 
 
@@ -126,9 +128,9 @@ def _closing(job: leases.Held, ending: Ending, before: _Before, rules: Rules) ->
         said = {**ending.result, "artefacts": {}} if ending.result else None  # its files were not kept
         return replace(closing, target=State.CANCELLED, error=error, result=said)
     if ending.outcome is Outcome.RELEASED:
-        return replace(closing, target=State.QUEUED)
-    if ending.outcome is Outcome.LOST and job.in_company:
-        # Any of them may have been the reason: each is run again by itself, and only that counts.
+        return replace(closing, target=State.QUEUED, alone=job.alone)
+    if ending.outcome is Outcome.LOST and job.job in before.in_company:
+        # Any of them may have been the reason: each is run again with nothing beside it, and only that counts.
         return replace(closing, target=State.QUEUED, error=error, alone=True)
     blame = _blame(ending)
     failures = job.failures + counts(blame, progressed=ending.pair in before.progressed)

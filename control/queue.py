@@ -1,7 +1,7 @@
 """Celery, fenced in: how a doorbell travels through Redis.
 
-A message carries jobs' ids and attempt numbers, nothing else. Losing, doubling or delaying it changes nothing
-but time, so messages are acknowledged early, no results are stored, and nothing here retries.
+A message carries jobs' ids and attempt numbers, and whether they run alone, nothing else. Losing, doubling or delaying
+it changes nothing but time, so messages are acknowledged early, no results are stored, and nothing here retries.
 """
 
 import os
@@ -55,7 +55,8 @@ class Doorbells:
             task_id=bell.name,
             # What Flower shows. Celery's own way to write it is a quarter of sending.
             argsrepr=" ".join(f"{job}:{attempt}" for job, attempt in bell.pairs),
-            kwargsrepr="{}",
+            kwargs={"alone": True} if bell.alone else None,
+            kwargsrepr="{'alone': True}" if bell.alone else "{}",
             queue=_queue(queue_name(bell.device, bell.pool, bell.kind)),
             producer=producer,
             retry=False,

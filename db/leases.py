@@ -3,7 +3,7 @@
 Every statement carries the attempt's number, which is the fencing token: who was given up changes nothing.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -30,7 +30,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from db.clock import from_now, seconds
 from db.events import told
@@ -67,7 +67,7 @@ class Held:
     max_attempts: int
     cancel_requested: bool
     last_event: int
-    in_company: bool  # it shares its message with others, any of which may be why the worker died
+    alone: bool  # it was dispatched to run with nothing beside it
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,25 @@ def lock_expired(session: Session, limit: int, among: Collection[UUID] | None = 
     return [Held(*row) for row in session.execute(query.order_by(Job.lease_until).limit(limit))]
 
 
+def in_company(session: Session, jobs: Collection[UUID]) -> Set[UUID]:
+    """Those of these running jobs whose workers hold others, or have lost others since these were claimed.
+
+    Where a worker dies, any of what it held may be why: what runs, what waits for its turn, and what has ended and was
+    not recorded yet.
+    """
+    holds = select(_OTHER.id).where(
+        _OTHER.state == State.RUNNING, _OTHER.worker_id == Job.worker_id, _OTHER.id != Job.id
+    )
+    has_lost = select(Attempt.job_id).where(
+        Attempt.outcome == Outcome.LOST,
+        Attempt.worker_id == Job.worker_id,
+        Attempt.job_id != Job.id,
+        Attempt.ended_at > Job.claimed_at,
+    )
+    query = select(Job.id).where(Job.id.in_(list(jobs)), Job.state == State.RUNNING, holds.exists() | has_lost.exists())
+    return set(session.scalars(query))
+
+
 def _pairs(pairs: Sequence[Pair]) -> str:
     return to_rows({"job": job, "attempt": attempt} for job, attempt in pairs)
 
@@ -197,6 +216,7 @@ _EXPIRED = (
     .order_by(Job.lease_until)
     .limit(bindparam("most", type_=Integer))
 )
+_OTHER = aliased(Job)
 _WORKER = bindparam("by_worker", type_=Uuid)
 _PAIR: Sequence[ColumnElement[Any]] = (column("job", Uuid), column("attempt", Integer))
 _CLOSING: Sequence[ColumnElement[Any]] = (
@@ -221,7 +241,7 @@ def _locked(*, skip: bool) -> Select[*tuple[Any, ...]]:
         Job.max_attempts,
         Job.cancel_requested_at.is_not(None),
         Job.last_event,
-        Job.bundle.is_not(None),
+        Job.alone,
     )
     return query.with_for_update(skip_locked=skip, of=Job)
 

@@ -131,7 +131,9 @@ class Job(Table):
     part_of: Mapped[UUID | None]  # the job that waits for this one's share of its work
     cloned_from: Mapped[UUID | None]  # the job whose specification it repeats, as it was or changed
     bundle: Mapped[UUID | None]  # the message that it shares with others, while it is dispatched or running
-    alone: Mapped[bool] = mapped_column(server_default=text("false"))  # it was lost in company: run it by itself
+    alone: Mapped[bool] = mapped_column(
+        server_default=text("false")
+    )  # it was lost in company: run it with nothing beside it
 
     __table_args__ = (
         # One index for each question the queue asks, holding only the rows that the question is about.
@@ -192,6 +194,7 @@ class Attempt(Table):
     __table_args__ = (
         Index("ix_attempts_unswept", "ended_at", postgresql_where=text("outcome <> 'succeeded' AND NOT swept")),
         Index("ix_attempts_swept_once", "ended_at", postgresql_where=_SWEPT_ONCE),
+        Index("ix_attempts_lost", "worker_id", "ended_at", postgresql_where=text("outcome = 'lost'")),
     )
 
 

@@ -52,6 +52,7 @@ class Doorbell:
     kind: str
     device: Device
     bundle: UUID | None = None
+    alone: bool = False  # nothing may run beside it
 
     @property
     def name(self) -> str:
@@ -123,7 +124,7 @@ def unanswered(
         update(Job)
         .where(Job.id.in_(overdue), Job.state == State.DISPATCHED)
         .values(rung_at=func.now())
-        .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.device, Job.bundle)
+        .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.device, Job.bundle, Job.alone)
     )
     return _doorbells(session.execute(statement).all())
 
@@ -221,6 +222,7 @@ def _doorbells(rows: Sequence[Any]) -> Sequence[Doorbell]:
             group[0].kind,
             group[0].device,
             group[0].bundle,
+            group[0].alone,
         )
         for group in messages.values()
     ]
@@ -305,7 +307,7 @@ def _dispatch() -> Select[Any]:
             started_at=None,
             bundle=chosen.c.bundle,
         )
-        .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.device, Job.bundle, Job.last_event)
+        .returning(Job.id, Job.attempt, Job.pool, Job.kind, Job.device, Job.bundle, Job.alone, Job.last_event)
         .cte("moved")
     )
     events = told(moved, {"state": literal(State.DISPATCHED.value), "attempt": moved.c.attempt})

@@ -133,8 +133,8 @@ def _consume(app: Celery, post: Post, runner: Runner, taps: Taps) -> None:
 
 def _add_task(app: Celery, kind: str, runner: Runner) -> None:
     @app.task(name=kind, throws=(AttemptFailed,))  # type: ignore[untyped-decorator]  # Celery has no types
-    def answer(pairs: Sequence[tuple[str, int]]) -> None:
-        endings = runner.answer(kind, [(UUID(job), attempt) for job, attempt in pairs])
+    def answer(pairs: Sequence[tuple[str, int]], alone: bool = False) -> None:
+        endings = runner.answer(kind, [(UUID(job), attempt) for job, attempt in pairs], alone=alone)
         failed = [ending for ending in endings if ending.outcome is not Outcome.SUCCEEDED]
         if failed:
             first = failed[0].failure.message if failed[0].failure else failed[0].outcome

@@ -30,6 +30,7 @@ log = structlog.get_logger()
 _AT_ONCE = 256  # endings in one transaction
 _LINGER_SECONDS = 0.01  # that an ending waits for others of its message
 _PAUSE_SECONDS = 0.5  # before trying again where the database is away
+_LOOK_SECONDS = 0.2  # between two looks at whether a wait is given up
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Completer:
         self._rules = rules
         self._ended = ended  # called after each transaction
         self._handed: list[_Handed] = []
+        self._open = 0  # that were handed over and are not recorded yet
         self._lock = threading.Condition()
         self._more = False  # whether the message that was handed over last has more that is about to end
         self._stopped = False
@@ -70,9 +72,19 @@ class Completer:
         """
         with self._lock:
             self._handed.append(_Handed(ending, hold, recorded))
+            self._open += 1
             self._more = more
             if len(self._handed) == 1 or not more:  # who is woken by each would take turns with the handlers
                 self._lock.notify()
+
+    def settle(self, given_up: Callable[[], bool]) -> bool:
+        """Wait until all that was handed over is recorded, or dropped; whether it is, or the wait was given up."""
+        with self._lock:
+            while self._open:
+                if given_up():
+                    return False
+                self._lock.wait(_LOOK_SECONDS)
+        return True
 
     def _run(self) -> None:
         while batch := self._next():
@@ -80,6 +92,9 @@ class Completer:
             self._ended()
             for each in batch:
                 each.recorded(states.get(each.ending.pair))
+            with self._lock:
+                self._open -= len(batch)
+                self._lock.notify_all()
             _log(batch, states)
 
     def _next(self) -> Sequence[_Handed]:

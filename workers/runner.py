@@ -37,10 +37,10 @@ from vlyard.errors import Cancelled, StaleAttempt, Unavailable, VLyardError, Wor
 from vlyard.files import Stored
 from vlyard.jobs.kinds import KINDS, Device, Isolation, Kind
 from vlyard.jobs.state import State
-from workers.card import Card
 from workers.checkpoints import CheckpointRows, checkpoint_of
 from workers.completer import Completer
 from workers.context import Context
+from workers.floor import Floor
 from workers.handlers import load_handler
 from workers.isolation import Assignment, HandlerFailed, run_isolated
 from workers.lease import Hold, LeaseKeeper
@@ -73,23 +73,24 @@ class Runner:
     secrets: frozenset[str]  # that no log may show
     unload: Callable[[], None] = lambda: None  # gives back the memory of models that nobody uses
     slots: int = 1  # of the worker
-    card: Card = field(default_factory=Card)
+    floor: Floor = field(default_factory=Floor)
     leaving: threading.Event = field(default_factory=threading.Event)  # set once it is to begin nothing more
 
-    def answer(self, name: str, pairs: Sequence[Pair]) -> Sequence[Ending]:
-        """As `run`, for a message of this kind, once what it computes on is free.
+    def answer(self, name: str, pairs: Sequence[Pair], *, alone: bool = False) -> Sequence[Ending]:
+        """As `run`, for a message of this kind, once there is room for it.
 
-        It is waited for before anything is claimed: nothing's time runs, and whoever is free may answer instead. While
-        a process has the card alone, the worker says that it has no other slot.
+        What computes in a process of its own has the worker's GPUs alone. So has what was lost in company its worker:
+        with nothing beside it that runs, or that has ended and is not recorded, its loss would be its own.
+
+        The room is waited for before anything is claimed: nothing's time runs, and whoever is free may answer instead.
+        While one has it alone, the worker says that it has no other slot.
         """
         kind = KINDS[name]
-        if kind.device is not Device.GPU:
-            return self.run(pairs)
-        alone = kind.isolation is Isolation.PROCESS
-        with (self.card.alone if alone else self.card.shared)(self.leaving.is_set) as free:
-            if not free:
+        whole = alone or (kind.device is Device.GPU and kind.isolation is Isolation.PROCESS)
+        with (self.floor.alone if whole else self.floor.shared)(self.leaving.is_set) as free:
+            if not free or (alone and not self.completer.settle(self.leaving.is_set)):
                 return []
-            with self._narrow() if alone else nullcontext():
+            with self._narrow() if whole else nullcontext():
                 return self.run(pairs)
 
     @contextmanager

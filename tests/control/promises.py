@@ -62,6 +62,16 @@ class Seen:
         row = self.jobs[job]
         return row["state"] in TERMINAL or (row["state"] is State.RUNNING and row["cancel_requested_at"] is not None)
 
+    def is_in_company(self, job: UUID) -> bool:
+        """Whether its worker holds another job, too, or has lost one since it claimed this one."""
+        row = self.jobs[job]
+        others = (each for of, tries in self.attempts.items() if of != job for each in tries)
+        return any(
+            each["worker_id"] == row["worker_id"]
+            and (each["ended_at"] is None or (each["outcome"] is Outcome.LOST and each["ended_at"] > row["claimed_at"]))
+            for each in others
+        )
+
     def is_current(self, pair: Pair, state: State) -> bool:
         """Whether this attempt is the job's newest, and the job is in that state."""
         row = self.jobs[pair[0]]

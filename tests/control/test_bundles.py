@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -16,6 +16,7 @@ from control.failures import failure_of
 from control.lifecycle import Ending, Rules
 from control.retrying import Backoff
 from db import leases, queue
+from db.clock import from_now
 from db.models import Artefact, Attempt, Job, Outcome
 from db.queue import Pair
 from db.session import Database
@@ -98,6 +99,51 @@ def test_a_job_that_is_lost_alone_counts_and_fails_after_its_last_attempt(databa
         assert job.error["code"] == "worker_lost"
         pair = run_alone(session, worker, victim, lease=30)
         assert lifecycle.finish(session, worker, [Ending(pair, Outcome.SUCCEEDED)], RULES) == {pair: State.SUCCEEDED}
+
+
+def test_what_a_worker_is_lost_with_is_company_whatever_message_it_came_in_and_whenever_it_is_looked_at(
+    database: Database,
+) -> None:
+    # given a worker that was lost with three jobs of as many messages, whose leases did not run out together
+    with database.transaction() as session:
+        owner, worker = rows.team(session), rows.worker(session)
+        pairs = [rows.running(session, owner, worker) for _ in range(3)]
+    # when they are closed one after the other, each in a transaction of its own
+    for job, _ in pairs:
+        with database.transaction() as session:
+            session.execute(update(Job).where(Job.id == job).values(lease_until=from_now(-1)))
+            assert lifecycle.reap(session, RULES) == 1
+    # then none is charged with it, and each has to show by itself that it was not why
+    with database.transaction() as session:
+        found = [(job.state, job.failures, job.alone) for job in jobs_of(session, pairs)]
+    assert found == [(State.QUEUED, 0, True)] * 3
+
+
+def test_what_a_worker_lost_or_ended_before_it_took_a_job_is_no_company(database: Database) -> None:
+    # given a worker that has lost a job, but lives, and has ended one of the same message as its last
+    with database.transaction() as session:
+        owner, worker = rows.team(session), rows.worker(session)
+        rows.running(session, owner, worker, lease=-1)
+        lifecycle.reap(session, RULES)
+    with database.transaction() as session:
+        done, last = rows.running_bundle(session, owner, worker, 2)
+        lifecycle.finish(session, worker, [Ending(done, Outcome.SUCCEEDED)], RULES)
+        session.execute(update(Job).where(Job.id == last[0]).values(lease_until=from_now(-1)))
+    # when it is lost with that one
+    with database.transaction() as session:
+        lifecycle.reap(session, RULES)
+        # then there was nothing else that could be why
+        [job] = jobs_of(session, [last])
+        assert (job.state, job.failures) == (State.QUEUED, 1)
+
+
+def test_what_is_given_back_before_it_could_show_that_it_is_harmless_still_runs_alone(database: Database) -> None:
+    with database.transaction() as session:
+        owner, worker = rows.team(session), rows.worker(session)
+        suspect, other = (rows.running(session, owner, worker, alone=alone) for alone in (True, False))
+        given_back = [Ending(pair, Outcome.RELEASED) for pair in (suspect, other)]
+        lifecycle.finish(session, worker, given_back, RULES)
+        assert [job.alone for job in jobs_of(session, [suspect, other])] == [True, False]
 
 
 def test_a_job_that_is_to_be_cancelled_when_its_company_is_lost_is_cancelled(database: Database) -> None:

@@ -4,7 +4,7 @@ import base64
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
@@ -85,10 +85,16 @@ def messages(vlyard: System, server: "redis.Redis", name: str = "cpu.default.noo
     found = []
     for line in lines:
         message = json.loads(line)
-        arguments, named, _ = json.loads(base64.b64decode(message["body"]))
-        assert named == {}
+        arguments, _, _ = json.loads(base64.b64decode(message["body"]))
         found.append((message["headers"]["task"], arguments))
     return found
+
+
+def named_arguments(vlyard: System, server: "redis.Redis") -> Mapping[str, dict[str, Any]]:
+    """What the messages that lie in a queue say beside their jobs, by their names."""
+    lines: Any = server.lrange(f"{vlyard.settings.redis_prefix}cpu.default.noop", 0, -1)
+    told = [json.loads(line) for line in lines]
+    return {each["headers"]["id"]: json.loads(base64.b64decode(each["body"]))[1] for each in told}
 
 
 def task_ids(vlyard: System, server: "redis.Redis", name: str = "cpu.default.noop") -> set[str]:
@@ -270,6 +276,10 @@ def test_jobs_that_were_lost_together_are_dispatched_by_themselves(
     assert sorted(job for jobs in travelling if len(jobs) == 2 for job in jobs) == sorted(fresh)
     assert {attempt for _, [pairs] in messages(vlyard, server) for job, attempt in pairs if UUID(job) in lost} == {2}
     assert {f"{job}:2" for job in lost} < task_ids(vlyard, server)
+    # and theirs say that nothing may run beside them
+    told = named_arguments(vlyard, server)
+    assert {name for name, named in told.items() if named == {"alone": True}} == {f"{job}:2" for job in lost}
+    assert {str(named) for name, named in told.items() if name.startswith("bundle:")} == {"{}"}
 
 
 def test_a_bundle_that_nobody_answered_is_rung_again_whole(vlyard: System, server: "redis.Redis", team: UUID) -> None:

@@ -217,9 +217,11 @@ def test_nobody_finishes_another_workers_attempt_or_an_ended_one(database: Datab
 
 def test_reaping_closes_expired_attempts_as_lost_and_leaves_the_others(database: Database) -> None:
     with database.transaction() as session:
-        owner, worker = rows.team(session), rows.worker(session)
-        kept = rows.running(session, owner, worker)
-        lost, last = (rows.running(session, owner, worker, lease=-1, max_attempts=number) for number in (3, 1))
+        owner = rows.team(session)
+        kept = rows.running(session, owner, rows.worker(session))
+        lost, last = (
+            rows.running(session, owner, rows.worker(session), lease=-1, max_attempts=number) for number in (3, 1)
+        )
         assert lifecycle.reap(session, LATER) == 2
         states = dict(session.execute(select(Job.id, Job.state)).all())
         assert states == {kept[0]: State.RUNNING, lost[0]: State.QUEUED, last[0]: State.FAILED}
@@ -233,9 +235,9 @@ def test_reaping_closes_expired_attempts_as_lost_and_leaves_the_others(database:
 
 def test_two_reapers_close_each_attempt_once(database: Database) -> None:
     with database.transaction() as session:
-        owner, worker = rows.team(session), rows.worker(session)
+        owner = rows.team(session)
         for _ in range(20):
-            rows.running(session, owner, worker, lease=-1)
+            rows.running(session, owner, rows.worker(session), lease=-1)
 
     def reap(_: int) -> int:
         with database.transaction() as session:

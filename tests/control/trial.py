@@ -272,7 +272,7 @@ def _is_where_a_tick_leaves_it(before: Seen, now: Seen, job: UUID) -> None:
     allowed = {state for each in _after_tick(before, row) for state in _may_be_after(now, job, each)}
     assert after["state"] in allowed, f"{row['state']} → {after['state']}"
     lost = row["state"] is State.RUNNING and not row["cancel_requested_at"]
-    assert after["failures"] == row["failures"] + int(lost and not row["bundle"])
+    assert after["failures"] == row["failures"] + int(lost and not before.is_in_company(job))
     if lost and after["state"] is not State.FAILED:
         assert after["alone"]
         assert after["bundle"] is None
@@ -280,10 +280,10 @@ def _is_where_a_tick_leaves_it(before: Seen, now: Seen, job: UUID) -> None:
 
 def _after_tick(before: Seen, row: Row) -> Collection[State]:
     waits = row["state"] is not State.RUNNING
-    if _is_past(before, row["expires_at"]) and (waits or _is_tried_again(row)):
+    if _is_past(before, row["expires_at"]) and (waits or _is_tried_again(before, row)):
         return {State.FAILED}
     if not waits:
-        lost = {State.QUEUED, State.DISPATCHED} if _is_tried_again(row) else {State.FAILED}
+        lost = {State.QUEUED, State.DISPATCHED} if _is_tried_again(before, row) else {State.FAILED}
         return {State.CANCELLED} if row["cancel_requested_at"] else lost
     return {
         State.BLOCKED: {State.BLOCKED, State.FAILED},  # what it needs may have ended in the same tick
@@ -312,11 +312,11 @@ def _is_overdue(now: Seen, row: Row) -> bool:
     return _is_past(now, row["lease_until"]) or (waits and _is_past(now, row["expires_at"]))
 
 
-def _is_tried_again(row: Row) -> bool:
+def _is_tried_again(before: Seen, row: Row) -> bool:
     """Whether a job that is lost may run once more."""
     if row["cancel_requested_at"]:
         return False
-    return bool(row["bundle"]) or row["failures"] + 1 < row["max_attempts"]
+    return before.is_in_company(row["id"]) or row["failures"] + 1 < row["max_attempts"]
 
 
 def _is_held_well(before: Seen, row: Row) -> bool:

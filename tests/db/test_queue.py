@@ -125,6 +125,17 @@ def test_a_draining_worker_claims_nothing_and_what_it_heard_of_is_rung_anew_for_
         assert leases.claim(session, other, [pair], LEASE)
 
 
+def test_a_job_that_is_to_run_alone_is_rung_so_as_often_as_it_is_rung(database: Database) -> None:
+    with database.transaction() as session:
+        owner = rows.team(session)
+        jobs = [rows.queued(session, owner, alone=alone) for alone in (True, False)]
+        rung = queue.dispatch(session, [[job] for job in jobs])
+        queue.ring_anew(session, [pair for bell in rung for pair in bell.pairs])
+        again = queue.unanswered(session, "default", ["noop"], 600, 10)
+    for bells in (rung, again):
+        assert {bell.pairs[0][0]: bell.alone for bell in bells} == dict(zip(jobs, (True, False), strict=True))
+
+
 def test_a_claimed_job_brings_its_own_time_limit(database: Database) -> None:
     with database.transaction() as session:
         owner = rows.team(session)

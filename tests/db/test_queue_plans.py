@@ -30,6 +30,8 @@ QUESTIONS: dict[str, tuple[str, Question]] = {
     "needs": ("pk_job_dependencies", lambda session: queue.needs(session, uuid4(), 10)),
     "admit": ("ix_jobs_delayed", lambda session: queue.admit(session, 10)),
     "expired": ("ix_jobs_running", lambda session: leases.expired(session, 10)),
+    "in_company": ("ix_attempts_lost", lambda session: leases.in_company(session, [uuid4()])),
+    "its_company": ("ix_jobs_running", lambda session: leases.in_company(session, [uuid4()])),
     "expiring": ("ix_jobs_expiring", lambda session: jobs.expired(session, 10)),
     "orphans": ("ix_jobs_held", lambda session: jobs.orphans(session, 10)),
     "waiting_for": ("ix_job_dependencies_needs", lambda session: dependencies.lock_waiting_for(session, [uuid4()])),

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from uuid import UUID
 import pytest
 import torch
 from PIL import Image
+from sqlalchemy import select, update
 
 from control import submit
+from control.lifecycle import Ending
 from control.rules import rules_from
-from db import queue, workers
-from db.models import Outcome
+from db import leases, queue, workers
+from db.models import Job, Outcome
 from db.queue import Pair
 from tests.system import System
 from vlyard.errors import Cancelled
@@ -176,13 +179,13 @@ def test_a_process_has_the_card_alone_and_what_comes_meanwhile_waits_unclaimed(s
     runner = replace(runner, slots=2)
     job = dispatched(system)
     with ThreadPoolExecutor(2) as threads:
-        with runner.card.shared(lambda: False):
+        with runner.floor.shared(lambda: False):
             # when a training comes, it waits, and is nobody's yet
             training = threads.submit(runner.answer, "training", [(job, 1)])
             time.sleep(0.5)
             assert system.job(job).state is State.DISPATCHED
             # and a question that comes after it waits for it
-            later = runner.card.shared(lambda: False)
+            later = runner.floor.shared(lambda: False)
             entered = threads.submit(later.__enter__)
             time.sleep(0.3)
             assert not entered.done()
@@ -203,10 +206,74 @@ def test_while_a_process_has_the_card_no_message_comes_for_another_slot(system: 
 
 def test_a_worker_that_leaves_waits_for_no_card_and_claims_nothing(system: System, runner: Runner) -> None:
     job = dispatched(system)
-    with runner.card.alone(lambda: False):
+    with runner.floor.alone(lambda: False):
         runner.leaving.set()
         assert runner.answer("training", [(job, 1)]) == []
     assert system.job(job).state is State.DISPATCHED
+
+
+def lost_in_company(system: System) -> UUID:
+    job = system.submit(system.caller(), kind="noop")
+    with system.database.transaction() as session:
+        session.execute(update(Job).where(Job.id == job).values(alone=True))
+        queue.dispatch(session, [[job]])
+    return job
+
+
+def test_what_was_lost_in_company_begins_when_nothing_is_beside_it_and_nothing_begins_meanwhile(
+    system: System, runner: Runner
+) -> None:
+    # given a worker with a job in one of its slots
+    runner = replace(runner, slots=2)
+    job = lost_in_company(system)
+    with ThreadPoolExecutor(2) as threads:
+        with runner.floor.shared(lambda: False):
+            # when one comes that was lost in company, it waits, and is nobody's yet
+            suspect = threads.submit(runner.answer, "noop", [(job, 1)], alone=True)
+            time.sleep(0.5)
+            assert system.job(job).state is State.DISPATCHED
+            # and what comes after it, of whatever kind, waits for it
+            later = threads.submit(runner.answer, "noop", [(UUID(int=0), 1)])
+            time.sleep(0.3)
+            assert not later.done()
+        # then it runs, and after it the other
+        [ending] = suspect.result(60)
+        assert ending.outcome is Outcome.SUCCEEDED
+        assert later.result(60) == []
+
+
+@contextmanager
+def an_ending_that_cannot_be_recorded(system: System, runner: Runner) -> Iterator[None]:
+    """While the block lasts somebody else holds the row of a job that the worker has ended."""
+    pair = (dispatched(system), 1)
+    with system.database.transaction() as session:
+        leases.claim(session, runner.worker, [pair], 30)
+    with system.database.transaction() as session:
+        session.execute(select(Job.id).where(Job.id == pair[0]).with_for_update())
+        hold = runner.keeper.hold(pair, time.monotonic(), killable=False)
+        runner.completer.hand_over(Ending(pair, Outcome.RELEASED), hold, lambda _: None, more=False)
+        yield
+
+
+def test_what_was_lost_in_company_begins_when_the_ending_before_it_is_recorded(system: System, runner: Runner) -> None:
+    job = lost_in_company(system)
+    with ThreadPoolExecutor(1) as threads:
+        with an_ending_that_cannot_be_recorded(system, runner):
+            # when a job comes that was lost in company, it is nobody's
+            suspect = threads.submit(runner.answer, "noop", [(job, 1)], alone=True)
+            time.sleep(0.5)
+            assert not suspect.done()
+            assert system.job(job).state is State.DISPATCHED
+        # until that is done
+        assert [ending.outcome for ending in suspect.result(60)] == [Outcome.SUCCEEDED]
+
+
+def test_a_worker_that_leaves_waits_for_no_ending_and_claims_nothing(system: System, runner: Runner) -> None:
+    job = lost_in_company(system)
+    with an_ending_that_cannot_be_recorded(system, runner):
+        runner.leaving.set()
+        assert runner.answer("noop", [(job, 1)], alone=True) == []
+        assert system.job(job).state is State.DISPATCHED
 
 
 def test_what_a_job_in_the_workers_own_process_fetched_is_removed_when_it_ends(

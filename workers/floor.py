@@ -1,4 +1,4 @@
-"""Who computes on a worker's GPUs: what runs in its process, side by side, or one process of its own, alone."""
+"""Who works in a worker: messages side by side, or one of them with nothing beside it."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -7,18 +7,18 @@ from contextlib import contextmanager
 _LOOK_SECONDS = 0.2  # between two looks at whether the wait is given up
 
 
-class Card:
-    """A worker's GPUs. One that wants them alone goes before all that come after it, so that it is not kept waiting."""
+class Floor:
+    """A worker's floor. One that wants it alone goes before all that come after it, so that it is not kept waiting."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._sharing = 0
-        self._waiting = 0  # to have them alone
+        self._waiting = 0  # to have it alone
         self._alone = False
 
     @contextmanager
     def shared(self, given_up: Callable[[], bool]) -> Iterator[bool]:
-        """Wait until nobody has them alone, or wants to; whether they may be used, or the wait was given up."""
+        """Wait until nobody has it alone, or wants to; whether one may begin, or the wait was given up."""
         with self._changed:
             free = self._wait(lambda: not self._alone and not self._waiting, given_up)
             self._sharing += free
@@ -31,7 +31,7 @@ class Card:
 
     @contextmanager
     def alone(self, given_up: Callable[[], bool]) -> Iterator[bool]:
-        """Wait until nobody uses them; whether they may be used, or the wait was given up."""
+        """Wait until nobody is there; whether one may begin, or the wait was given up."""
         with self._changed:
             self._waiting += 1
             free = self._wait(lambda: not self._alone and not self._sharing, given_up)
