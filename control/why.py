@@ -44,7 +44,8 @@ def _queued(session: Session, row: Job, known: Facts, fresh_seconds: float) -> F
 
 def _dispatched(session: Session, row: Job, known: Facts, fresh_seconds: float) -> Facts:
     living = workers.living(session, row.pool, fresh_seconds)
-    return replace(known, since=row.dispatched_at, staff=_staff(session, row, living, fresh_seconds))
+    staff = _staff(session, row, living, fresh_seconds)
+    return replace(known, since=row.dispatched_at, staff=staff, alone=row.alone)
 
 
 _BY_STATE: Mapping[State, Callable[[Session, Job, Facts, float], Facts]] = {

@@ -106,6 +106,7 @@ class Facts:
     staff: Staff = Staff()
     line: Line | None = None
     lease_until: datetime | None = None  # its worker has it
+    alone: bool = False  # it was lost in company, and nothing is to run beside it
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,11 @@ def _without_workers(facts: Facts) -> _Said:
 def _dispatched(facts: Facts) -> _Said:
     if not (facts.staff.workers or facts.staff.draining):
         return _without_workers(facts)
-    sentence = f"It was sent to the workers at {_time(facts.since)}: the first that is free takes it."
+    sent, first = f"It was sent to the workers at {_time(facts.since)}", "the first that is free takes it"
+    if facts.alone:
+        sent = f"A worker was lost with it and others; nothing is to run beside it this time. {sent}"
+        first = "the first that does nothing else takes it"
+    sentence = f"{sent}: {first}."
     return _Said(Reason.HANDED_OVER, sentence, "Wait a moment.")
 
 
