@@ -25,6 +25,10 @@ from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Failure
 from vlyard.models import makes_version
 
+# What has run for so long beside others is not why a worker dies that has just begun with something else. It is as long
+# as a question may take.
+PROBATION_SECONDS = 600.0
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -86,7 +90,7 @@ def cancel(session: Session, team: UUID, job: UUID) -> Job:
 
 
 def _conclude(session: Session, ended: Sequence[tuple[leases.Held, Ending]], rules: Rules) -> Mapping[Pair, State]:
-    before = _before(session, ended)
+    before = _before(session, ended, rules)
     closings = [_closing(job, ending, before, rules) for job, ending in ended]
     if closings:
         leases.end_attempts(session, closings)
@@ -101,16 +105,16 @@ class _Before:
 
     progressed: Set[Pair]  # attempts that were lost, and left more than they were given
     shortages: Mapping[UUID, int]  # attempts before that ran out of memory
-    in_company: Set[UUID]  # whose workers were lost with more than these
+    company: Mapping[UUID, leases.Company]  # of jobs that were lost with others
 
 
-def _before(session: Session, ended: Sequence[tuple[leases.Held, Ending]]) -> _Before:
+def _before(session: Session, ended: Sequence[tuple[leases.Held, Ending]], rules: Rules) -> _Before:
     lost = [ending.pair for _, ending in ended if _blame(ending) is Blame.LOST]
     short = [ending.pair[0] for _, ending in ended if _blame(ending) is Blame.OOM]
     return _Before(
         checkpoints.left_by(session, lost) if lost else set(),
         checkpoints.ended_with(session, short, OutOfMemory.code) if short else {},
-        leases.in_company(session, [job for job, _ in lost]) if lost else set(),
+        leases.company(session, [job for job, _ in lost], rules.lease_seconds + PROBATION_SECONDS) if lost else {},
     )
 
 
@@ -129,8 +133,7 @@ def _closing(job: leases.Held, ending: Ending, before: _Before, rules: Rules) ->
         return replace(closing, target=State.CANCELLED, error=error, result=said)
     if ending.outcome is Outcome.RELEASED:
         return replace(closing, target=State.QUEUED, alone=job.alone)
-    if ending.outcome is Outcome.LOST and job.job in before.in_company:
-        # Any of them may have been the reason: each is run again with nothing beside it, and only that counts.
+    if ending.outcome is Outcome.LOST and not _is_charged(job, before.company.get(job.job)):
         return replace(closing, target=State.QUEUED, error=error, alone=True)
     blame = _blame(ending)
     failures = job.failures + counts(blame, progressed=ending.pair in before.progressed)
@@ -140,6 +143,17 @@ def _closing(job: leases.Held, ending: Ending, before: _Before, rules: Rules) ->
         return replace(closing, target=State.FAILED, failures=failures, error=error)
     alone = ending.outcome is Outcome.LOST
     return replace(closing, target=State.QUEUED, failures=failures, error=error, delay=delay, alone=alone)
+
+
+def _is_charged(job: leases.Held, company: leases.Company | None) -> bool:
+    """Whether a lost attempt is held against its job.
+
+    Of several that a worker was lost with any may be why, and each goes on probation. From then on it is the one that
+    is on probation; where none is, those that have had theirs, so that none goes on for ever.
+    """
+    if company is None or company.on_probation:
+        return True
+    return job.alone and not company.beside_probation
 
 
 def _empty_promises(

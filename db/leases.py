@@ -3,7 +3,7 @@
 Every statement carries the attempt's number, which is the fencing token: who was given up changes nothing.
 """
 
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     Update,
     Uuid,
+    and_,
     bindparam,
     case,
     column,
@@ -67,7 +68,15 @@ class Held:
     max_attempts: int
     cancel_requested: bool
     last_event: int
-    alone: bool  # it was dispatched to run with nothing beside it
+    alone: bool  # it was dispatched on probation
+
+
+@dataclass(frozen=True)
+class Company:
+    """What there was beside a job that its worker was lost with."""
+
+    on_probation: bool  # the job itself was
+    beside_probation: bool  # another one was
 
 
 @dataclass(frozen=True)
@@ -184,23 +193,30 @@ def lock_expired(session: Session, limit: int, among: Collection[UUID] | None = 
     return [Held(*row) for row in session.execute(query.order_by(Job.lease_until).limit(limit))]
 
 
-def in_company(session: Session, jobs: Collection[UUID]) -> Set[UUID]:
-    """Those of these running jobs whose workers hold others, or have lost others since these were claimed.
+def company(session: Session, jobs: Collection[UUID], probation_seconds: float) -> Mapping[UUID, Company]:
+    """Of those of these running jobs whose workers hold others, or have lost others since these were claimed.
 
     Where a worker dies, any of what it held may be why: what runs, what waits for its turn, and what has ended and was
-    not recorded yet.
+    not recorded yet. One is on probation that was dispatched so, and was claimed no longer before its lease ran out.
     """
-    holds = select(_OTHER.id).where(
-        _OTHER.state == State.RUNNING, _OTHER.worker_id == Job.worker_id, _OTHER.id != Job.id
-    )
+    others = (_OTHER.state == State.RUNNING, _OTHER.worker_id == Job.worker_id, _OTHER.id != Job.id)
+    holds = select(_OTHER.id).where(*others)
     has_lost = select(Attempt.job_id).where(
         Attempt.outcome == Outcome.LOST,
         Attempt.worker_id == Job.worker_id,
         Attempt.job_id != Job.id,
         Attempt.ended_at > Job.claimed_at,
     )
-    query = select(Job.id).where(Job.id.in_(list(jobs)), Job.state == State.RUNNING, holds.exists() | has_lost.exists())
-    return set(session.scalars(query))
+
+    def on_probation(job: type[Job]) -> ColumnElement[bool]:
+        return and_(job.alone, job.claimed_at > job.lease_until - seconds(probation_seconds))
+
+    query = (
+        select(Job.id, on_probation(Job), holds.where(on_probation(_OTHER)).exists())
+        .where(Job.id.in_(list(jobs)), Job.state == State.RUNNING)
+        .where(holds.exists() | has_lost.exists())
+    )
+    return {job: Company(itself, beside) for job, itself, beside in session.execute(query)}
 
 
 def _pairs(pairs: Sequence[Pair]) -> str:

@@ -131,9 +131,7 @@ class Job(Table):
     part_of: Mapped[UUID | None]  # the job that waits for this one's share of its work
     cloned_from: Mapped[UUID | None]  # the job whose specification it repeats, as it was or changed
     bundle: Mapped[UUID | None]  # the message that it shares with others, while it is dispatched or running
-    alone: Mapped[bool] = mapped_column(
-        server_default=text("false")
-    )  # it was lost in company: run it with nothing beside it
+    alone: Mapped[bool] = mapped_column(server_default=text("false"))  # it was lost in company, and is on probation
 
     __table_args__ = (
         # One index for each question the queue asks, holding only the rows that the question is about.

@@ -52,7 +52,7 @@ class Doorbell:
     kind: str
     device: Device
     bundle: UUID | None = None
-    alone: bool = False  # nothing may run beside it
+    alone: bool = False  # on probation
 
     @property
     def name(self) -> str:

@@ -49,6 +49,7 @@ from workers.logs import AttemptLog
 logger = structlog.get_logger()
 
 _PAUSE_SECONDS = 0.5  # before trying again where the database is away
+_PATIENCE_SECONDS = 30.0  # that one on probation keeps others waiting; then it waits for the next time that it is rung
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,22 @@ class Runner:
     def answer(self, name: str, pairs: Sequence[Pair], *, alone: bool = False) -> Sequence[Ending]:
         """As `run`, for a message of this kind, once there is room for it.
 
-        What computes in a process of its own has the worker's GPUs alone. So has what was lost in company its worker:
-        with nothing beside it that runs, or that has ended and is not recorded, its loss would be its own.
+        What computes in a process of its own has the worker's GPUs alone, and meanwhile the worker says that it has no
+        other slot. What was lost in company is on probation: nothing is beside it that has only begun, or that has
+        ended and is not recorded, so that its loss would be its own.
 
         The room is waited for before anything is claimed: nothing's time runs, and whoever is free may answer instead.
-        While one has it alone, the worker says that it has no other slot.
         """
         kind = KINDS[name]
-        whole = alone or (kind.device is Device.GPU and kind.isolation is Isolation.PROCESS)
-        with (self.floor.alone if whole else self.floor.shared)(self.leaving.is_set) as free:
-            if not free or (alone and not self.completer.settle(self.leaving.is_set)):
+        until = time.monotonic() + (_PATIENCE_SECONDS if alone else math.inf)
+
+        def given_up() -> bool:
+            return self.leaving.is_set() or time.monotonic() > until
+
+        whole = kind.device is Device.GPU and kind.isolation is Isolation.PROCESS
+        enter = self.floor.alone if whole else self.floor.on_probation if alone else self.floor.shared
+        with enter(given_up) as free:
+            if not free or (alone and not self.completer.settle(given_up)):
                 return []
             with self._narrow() if whole else nullcontext():
                 return self.run(pairs)

@@ -62,7 +62,11 @@ class Seen:
         row = self.jobs[job]
         return row["state"] in TERMINAL or (row["state"] is State.RUNNING and row["cancel_requested_at"] is not None)
 
-    def is_in_company(self, job: UUID) -> bool:
+    def is_charged(self, job: UUID) -> bool:
+        """Whether it would be held against it that its worker is lost: it was on probation, or there was no other."""
+        return self.jobs[job]["alone"] or not self._is_in_company(job)
+
+    def _is_in_company(self, job: UUID) -> bool:
         """Whether its worker holds another job, too, or has lost one since it claimed this one."""
         row = self.jobs[job]
         others = (each for of, tries in self.attempts.items() if of != job for each in tries)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import pytest
@@ -135,6 +135,42 @@ def test_what_a_worker_lost_or_ended_before_it_took_a_job_is_no_company(database
         # then there was nothing else that could be why
         [job] = jobs_of(session, [last])
         assert (job.state, job.failures) == (State.QUEUED, 1)
+
+
+class Beside(NamedTuple):
+    """A job that a worker holds as well."""
+
+    alone: bool
+    minutes_ago: float = 0  # claimed
+
+
+@pytest.mark.parametrize(
+    ("job", "beside", "failures"),
+    [
+        pytest.param(Beside(alone=False), [], 1, id="nothing else"),
+        pytest.param(Beside(alone=False), [Beside(alone=False)], 0, id="both have only begun"),
+        pytest.param(Beside(alone=False, minutes_ago=60), [Beside(alone=False)], 0, id="one has run for long"),
+        pytest.param(Beside(alone=False, minutes_ago=60), [Beside(alone=True)], 0, id="the other is on probation"),
+        pytest.param(Beside(alone=True), [Beside(alone=False, minutes_ago=60)], 1, id="it is on probation"),
+        pytest.param(Beside(alone=True, minutes_ago=60), [Beside(alone=True)], 0, id="it has stood its probation"),
+        pytest.param(Beside(alone=True, minutes_ago=60), [Beside(alone=False)], 1, id="it was let off before"),
+        pytest.param(Beside(alone=True, minutes_ago=60), [Beside(alone=True, minutes_ago=60)], 1, id="both were"),
+    ],
+)
+def test_of_several_that_a_worker_is_lost_with_the_one_on_probation_is_charged(
+    database: Database, job: Beside, beside: Sequence[Beside], failures: int
+) -> None:
+    with database.transaction() as session:
+        owner, worker = rows.team(session), rows.worker(session)
+        pairs = []
+        for each in (job, *beside):
+            pairs.append(rows.running(session, owner, worker, alone=each.alone))
+            held = update(Job).where(Job.id == pairs[-1][0])
+            session.execute(held.values(claimed_at=from_now(-60 * each.minutes_ago), lease_until=from_now(-1)))
+        lifecycle.reap(session, RULES)
+        lost = jobs_of(session, pairs)
+        assert lost[0].failures == failures
+        assert all(each.alone for each in lost)
 
 
 def test_what_is_given_back_before_it_could_show_that_it_is_harmless_still_runs_alone(database: Database) -> None:

@@ -272,7 +272,7 @@ def _is_where_a_tick_leaves_it(before: Seen, now: Seen, job: UUID) -> None:
     allowed = {state for each in _after_tick(before, row) for state in _may_be_after(now, job, each)}
     assert after["state"] in allowed, f"{row['state']} → {after['state']}"
     lost = row["state"] is State.RUNNING and not row["cancel_requested_at"]
-    assert after["failures"] == row["failures"] + int(lost and not before.is_in_company(job))
+    assert after["failures"] == row["failures"] + int(lost and before.is_charged(job))
     if lost and after["state"] is not State.FAILED:
         assert after["alone"]
         assert after["bundle"] is None
@@ -316,7 +316,7 @@ def _is_tried_again(before: Seen, row: Row) -> bool:
     """Whether a job that is lost may run once more."""
     if row["cancel_requested_at"]:
         return False
-    return before.is_in_company(row["id"]) or row["failures"] + 1 < row["max_attempts"]
+    return not before.is_charged(row["id"]) or row["failures"] + 1 < row["max_attempts"]
 
 
 def _is_held_well(before: Seen, row: Row) -> bool:

@@ -220,7 +220,7 @@ def lost_in_company(system: System) -> UUID:
     return job
 
 
-def test_what_was_lost_in_company_begins_when_nothing_is_beside_it_and_nothing_begins_meanwhile(
+def test_what_was_lost_in_company_begins_when_nothing_is_beside_it_and_nothing_else_begins_meanwhile(
     system: System, runner: Runner
 ) -> None:
     # given a worker with a job in one of its slots
