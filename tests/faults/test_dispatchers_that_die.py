@@ -73,22 +73,20 @@ def test_two_dispatchers_are_as_one_though_workers_die_under_them(system: System
 
 
 def _queue_alone(system: System, count: int, **spec: Any) -> list[UUID]:
-    """Queue no-ops that are not put together in bundles."""
-    team = system.caller().team
+    """Queue no-ops that are not put together in bundles: each is of another team."""
     ids = [uuid7() for _ in range(count)]
     rows = [
         {
             "id": id,
-            "team_id": team,
+            "team_id": system.caller(f"team-{number}").team,
             "kind": "noop",
             "pool": "default",
             "device": Device.CPU,
             "spec": {"kind": "noop", **spec},
             "state": State.QUEUED,
             "max_attempts": 3,
-            "alone": True,
         }
-        for id in ids
+        for number, id in enumerate(ids)
     ]
     with system.database.transaction() as session:
         session.execute(insert(Job), rows)
