@@ -25,8 +25,8 @@ from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Failure
 from vlyard.models import makes_version
 
-# What has run for so long beside others is not why a worker dies that has just begun with something else. It is as long
-# as a question may take.
+# A job that has run for so long is not suspected where its worker dies with one that has begun since. No question takes
+# longer.
 PROBATION_SECONDS = 600.0
 
 

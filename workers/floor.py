@@ -22,8 +22,9 @@ class _Place:
 
 
 class Floor:
-    """A worker's floor. One that wants more of it than a place goes before all that come after it, so that it is not
-    kept waiting. All three wait, and say whether one may begin, or the wait was given up.
+    """A worker's floor. Each of the three ways to enter waits, and says whether one may begin or has given up.
+
+    One that wants more than a place goes before all that come after it, so that it is not kept waiting.
     """
 
     def __init__(self, probation_seconds: float = PROBATION_SECONDS) -> None:

@@ -49,7 +49,6 @@ from workers.logs import AttemptLog
 logger = structlog.get_logger()
 
 _PAUSE_SECONDS = 0.5  # before trying again where the database is away
-_PATIENCE_SECONDS = 30.0  # that one on probation keeps others waiting; then it waits for the next time that it is rung
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,7 @@ class Runner:
     secrets: frozenset[str]  # that no log may show
     unload: Callable[[], None] = lambda: None  # gives back the memory of models that nobody uses
     slots: int = 1  # of the worker
+    patience_seconds: float = 30.0  # that one on probation waits, and keeps others waiting, until it is rung again
     floor: Floor = field(default_factory=Floor)
     leaving: threading.Event = field(default_factory=threading.Event)  # set once it is to begin nothing more
 
@@ -87,12 +87,12 @@ class Runner:
         The room is waited for before anything is claimed: nothing's time runs, and whoever is free may answer instead.
         """
         kind = KINDS[name]
-        until = time.monotonic() + (_PATIENCE_SECONDS if alone else math.inf)
+        whole = kind.device is Device.GPU and kind.isolation is Isolation.PROCESS
+        until = time.monotonic() + (self.patience_seconds if alone and not whole else math.inf)
 
         def given_up() -> bool:
             return self.leaving.is_set() or time.monotonic() > until
 
-        whole = kind.device is Device.GPU and kind.isolation is Isolation.PROCESS
         enter = self.floor.alone if whole else self.floor.on_probation if alone else self.floor.shared
         with enter(given_up) as free:
             if not free or (alone and not self.completer.settle(given_up)):

@@ -215,7 +215,7 @@ def test_a_job_that_was_sent_out_says_so_and_where_nobody_hears_it_which_worker_
     assert why(visitor, job)["reason"] == "no_worker"
 
 
-def test_a_job_that_was_lost_in_company_says_that_it_is_to_have_nothing_beside_it(
+def test_a_job_that_was_lost_in_company_says_what_is_not_to_be_beside_it(
     database: Database, visitor: Visitor, pool: str
 ) -> None:
     with database.transaction() as session:
@@ -223,7 +223,7 @@ def test_a_job_that_was_lost_in_company_says_that_it_is_to_have_nothing_beside_i
         job, _ = rows.dispatched(session, visitor.team, pool=pool, alone=True)
     said = why(visitor, job)
     assert said["reason"] == "handed_over"
-    assert said["sentence"].startswith("A worker was lost with it and others; nothing is to run beside it this time.")
+    assert said["sentence"].startswith("A worker was lost with it and others, so nothing that has only begun ")
 
 
 def test_a_running_job_names_its_worker_and_one_that_was_told_to_stop_says_that(

@@ -242,6 +242,17 @@ def test_what_was_lost_in_company_begins_when_nothing_is_beside_it_and_nothing_e
         assert later.result(60) == []
 
 
+def test_what_was_lost_in_company_waits_no_longer_than_its_patience_and_is_for_others_then(
+    system: System, runner: Runner
+) -> None:
+    runner, job = replace(runner, patience_seconds=0.5), lost_in_company(system)
+    with runner.floor.shared(lambda: False):
+        assert runner.answer("noop", [(job, 1)], alone=True) == []
+        assert system.job(job).state is State.DISPATCHED
+        with runner.floor.shared(lambda: True) as free:
+            assert free
+
+
 @contextmanager
 def an_ending_that_cannot_be_recorded(system: System, runner: Runner) -> Iterator[None]:
     """While the block lasts somebody else holds the row of a job that the worker has ended."""

@@ -106,7 +106,7 @@ class Facts:
     staff: Staff = Staff()
     line: Line | None = None
     lease_until: datetime | None = None  # its worker has it
-    alone: bool = False  # it was lost in company, and nothing is to run beside it
+    alone: bool = False  # it was lost in company, and is on probation
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,8 @@ def _dispatched(facts: Facts) -> _Said:
         return _without_workers(facts)
     sent, first = f"It was sent to the workers at {_time(facts.since)}", "the first that is free takes it"
     if facts.alone:
-        sent = f"A worker was lost with it and others; nothing is to run beside it this time. {sent}"
-        first = "the first that does nothing else takes it"
+        sent = f"A worker was lost with it and others, so nothing that has only begun is to run beside it. {sent}"
+        first = "the first where that is so takes it"
     sentence = f"{sent}: {first}."
     return _Said(Reason.HANDED_OVER, sentence, "Wait a moment.")
 
