@@ -29,7 +29,7 @@ class CutObject(dict[str, Any]):
     """An object whose closing brace is not where it should be."""
 
 
-class _Rubbish(Exception):  # noqa: N818: it never leaves this file
+class _Rubbish(Exception):  # it never leaves this file
     """Here is no value."""
 
 
