@@ -219,6 +219,7 @@ def test_other_results_are_shown_as_names_and_values(api: SmallApi) -> None:
         (("inference", "--messages", "@absent.json"), "it cannot be read: No such file"),
         (("inference", "--messages", '[{"role": "nobody"}]'), "--messages"),
         (("inference", "--prompt", "a", "--top-p", "7"), "--top-p: 7.0 does not fit"),
+        (("inference", "--preset", "paint"), "Invalid value for '--preset': 'paint' is not one of 'describe',"),
         (("prediction", "--prompt", "a"), "--dataset"),
         (("conversion", "--source", ".", "--rename", "car"), "--rename car: it has no ="),
         (("noop", "--label", "a"), "--label a: it has no ="),

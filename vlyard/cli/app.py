@@ -42,7 +42,10 @@ Command = Callable[..., None]
 
 
 class OnceEach(TyperCommand):
-    """A command that refuses an option of one value that is given twice: the last one would win without a word."""
+    """A command that refuses an option of one value that is given twice: the last one would win without a word.
+
+    What is wrong with a value it says without the word that pydantic, by which typer reads values, puts before it.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Count the options, then read them."""
@@ -53,7 +56,11 @@ class OnceEach(TyperCommand):
                 several = [each.opts[0] for each in self.params if each.multiple and each.name == f"{option.name}s"]
                 hint = f" (for several: {several[0]})" if several else ""
                 ctx.fail(f"{option.opts[0]} was given {times} times; it takes one{hint}")
-        rest: list[str] = super().parse_args(ctx, args)
+        try:
+            rest: list[str] = super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
         return rest
 
 
