@@ -48,6 +48,7 @@ _LEGACY = re.compile(
     re.DOTALL,
 )
 _LEGACY_WORDS = re.compile(r"<\|(?:object_ref|box)_(?:start|end)\|>")
+_CUT_WORD = re.compile(r"<(?:\|\w*\|?)?$")
 
 
 def write_answer(objects: Iterable[tuple[str, Box]]) -> str:
@@ -123,15 +124,18 @@ def _around(text: str) -> list[Note]:
 
 
 def _from_legacy(text: str) -> tuple[list[AnswerPart], list[Note]]:
-    label, notes = "", [Note.LEGACY]
+    label, notes, unfinished = "", [Note.LEGACY], False
+    text, cut = _CUT_WORD.subn("", text)
     objects: list[AnswerPart] = []
     for match in _LEGACY.finditer(text):
-        if match["label"] is not None:
+        unfinished = match["label"] is not None  # a label is followed by its boxes
+        if unfinished:
             label = storable(match["label"].strip())
             continue
         flags = () if match["end"] else (Flag.TRUNCATED,)
         objects += [AnswerObject(label, box, (*flags, *more)) for box, more in box_of(match.group(2, 3, 4, 5))]
-    if any(Flag.TRUNCATED in each.flags for each in objects) or text.count("<|box_start|>") > len(objects):
+    unfinished = unfinished or text.count("<|box_start|>") > len(objects)
+    if cut or unfinished or any(Flag.TRUNCATED in each.flags for each in objects):
         notes.append(Note.TRUNCATED)
     if _LEGACY_WORDS.sub("", _LEGACY.sub("", text)).strip(" \t\r\n,.()-0123456789"):
         notes.append(Note.PROSE)
