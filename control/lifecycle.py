@@ -21,13 +21,13 @@ from db.models import Job, Outcome
 from db.owned import owned_row
 from db.queue import Pair
 from vlyard.errors import Blame, Conflict, OutOfMemory, VLyardError, WorkerLost
+from vlyard.jobs.kinds import KINDS
 from vlyard.jobs.state import TERMINAL, State
 from vlyard.jobs.view import Failure
 from vlyard.models import makes_version
 
-# A job that has run for so long is not suspected where its worker dies with one that has begun since. No question takes
-# longer.
-PROBATION_SECONDS = 600.0
+# A job that has run for so long is not suspected where its worker dies with one that has begun since.
+PROBATION_SECONDS = KINDS["inference"].time_limit.total_seconds()
 
 
 @dataclass(frozen=True)

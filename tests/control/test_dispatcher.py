@@ -79,28 +79,26 @@ def rung_long_ago(vlyard: System) -> None:
         session.execute(update(Job).values(rung_at=from_now(-3600)))
 
 
-def messages(vlyard: System, server: "redis.Redis", name: str = "cpu.default.noop") -> list[tuple[str, list[Any]]]:
-    """What lies in a queue, the oldest last: (task, arguments)."""
+def in_queue(vlyard: System, server: "redis.Redis", name: str = "cpu.default.noop") -> list[tuple[dict[str, Any], Any]]:
+    """The messages that lie in a queue, the oldest last: (headers, body)."""
     lines: Any = server.lrange(f"{vlyard.settings.redis_prefix}{name}", 0, -1)
-    found = []
-    for line in lines:
-        message = json.loads(line)
-        arguments, _, _ = json.loads(base64.b64decode(message["body"]))
-        found.append((message["headers"]["task"], arguments))
-    return found
+    found = [json.loads(line) for line in lines]
+    return [(each["headers"], json.loads(base64.b64decode(each["body"]))) for each in found]
+
+
+def messages(vlyard: System, server: "redis.Redis", name: str = "cpu.default.noop") -> list[tuple[str, list[Any]]]:
+    """What they are about: (task, arguments)."""
+    return [(headers["task"], arguments) for headers, (arguments, _, _) in in_queue(vlyard, server, name)]
 
 
 def named_arguments(vlyard: System, server: "redis.Redis") -> Mapping[str, dict[str, Any]]:
-    """What the messages that lie in a queue say beside their jobs, by their names."""
-    lines: Any = server.lrange(f"{vlyard.settings.redis_prefix}cpu.default.noop", 0, -1)
-    told = [json.loads(line) for line in lines]
-    return {each["headers"]["id"]: json.loads(base64.b64decode(each["body"]))[1] for each in told}
+    """What they say beside their jobs, by their names."""
+    return {headers["id"]: named for headers, (_, named, _) in in_queue(vlyard, server)}
 
 
 def task_ids(vlyard: System, server: "redis.Redis", name: str = "cpu.default.noop") -> set[str]:
-    """The names of the messages that lie in a queue."""
-    lines: Any = server.lrange(f"{vlyard.settings.redis_prefix}{name}", 0, -1)
-    return {json.loads(line)["headers"]["id"] for line in lines}
+    """Their names."""
+    return {headers["id"] for headers, _ in in_queue(vlyard, server, name)}
 
 
 def bundle_names(vlyard: System) -> set[str]:
